@@ -1,0 +1,43 @@
+/* program.h - what the main() of every program does.
+ *
+ * Options (DESIGN: --config FILE, --check-config, --show-config, --health, --version, --help), the
+ * configuration, the log, the loop, the signals. SIGTERM and SIGINT are held back from the first line of
+ * main() until the loop can take them, so that one at start-up also ends in exit 0. SIGPIPE is ignored.
+ *
+ *   main -> program_main -> start(ctx) -> loop runs -> SIGTERM: stop(ctx) -> ... program_stopped(p) -> exit 0
+ *                                            SIGHUP: reload(ctx, new config)
+ */
+#ifndef EF_PROGRAM_H
+#define EF_PROGRAM_H
+
+#include "shared/config.h"
+
+#include <uv.h>
+
+struct program;
+
+struct program_ops {
+    const char *name; /* "event-gateway" */
+    /* Which admin address --health asks. */
+    const char *(*admin_listen)(const struct config *c);
+    /* More checks of the configuration than the table can make (keys that do not load, ..). NULL if it is
+     * fine, else lines to free(). May be NULL. Also used by --check-config and before a reload. */
+    char *(*check)(const struct config *c);
+    /* Build everything on the loop. Returns 0 with *ret_ctx, or a negative code after logging why. */
+    int (*start)(struct program *p, uv_loop_t *loop, struct config *c, void **ret_ctx);
+    /* A new configuration that passed all checks: take a reference, use what may change. May be NULL. */
+    void (*reload)(void *ctx, struct config *c);
+    /* Begin to end; called once. When all is closed, call program_stopped. */
+    void (*stop)(void *ctx);
+    /* Free the ctx; the loop has run dry. */
+    void (*finish)(void *ctx);
+};
+
+/* Returns the exit status: 0, 1 for a wrong configuration or a failed start, 2 for wrong options. */
+int program_main(int argc, char **argv, const struct program_ops *ops);
+/* From inside the program: everything is closed, let the loop end. */
+void program_stopped(struct program *p);
+/* A failure that cannot be survived: log it first; stops like SIGTERM, exit status 1. */
+void program_fail(struct program *p);
+
+#endif

@@ -1,0 +1,28 @@
+/* ready.h - is this process ready to serve?
+ *
+ * A process depends on named things (redis, amqp, ...). Each has a grace: when it turns bad, the
+ * process stays ready for that long, so that a blip does not empty a load balancer. It turns good
+ * again at once. Before it was good for the first time there is no grace. */
+#ifndef EF_READY_H
+#define EF_READY_H
+
+#include "shared/util.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+struct ready;
+
+struct ready *ready_new(void);
+void ready_free(struct ready *r);
+/* name: borrowed for the life of `r` (a literal). Returns the number to use with ready_set. */
+int ready_add(struct ready *r, const char *name, int grace_ms);
+/* detail: one line for people, copied (cut at 200 bytes); NULL for none. */
+void ready_set(struct ready *r, int check, bool good, const char *detail);
+/* From now on not ready, whatever the checks say. */
+void ready_drain(struct ready *r);
+/* The verdict, and if ret_report is not NULL a new JSON object for the caller to decref:
+ * {"ready":false,"draining":false,"checks":{"redis":{"ok":false,"for_s":3,"detail":".."}}} */
+bool ready_eval(const struct ready *r, json_t **ret_report);
+
+#endif
