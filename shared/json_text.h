@@ -22,5 +22,7 @@ void json_text_add_utf8(struct buf *out, const char *text, size_t len);
 
 /* Append a JSON string with its quotes, escaped as JSON.stringify does, invalid UTF-8 replaced. */
 void json_text_add_string(struct buf *out, const char *text, size_t len);
+/* The same without the quotes, for a string of several parts. */
+void json_text_add_escaped(struct buf *out, const char *text, size_t len);
 
 #endif
