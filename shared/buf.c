@@ -86,6 +86,19 @@ void buf_printf(struct buf *b, const char *format, ...)
     b->len += (size_t)n;
 }
 
+void buf_add_num(struct buf *b, double n)
+{
+    char text[32];
+
+    /* 15 digits are always exact in the way there, 17 in the way back. */
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, n);
+        if (strtod(text, NULL) == n)
+            break;
+    }
+    buf_add_str(b, text);
+}
+
 int buf_status(const struct buf *b)
 {
     return b->failed ? -ENOMEM : 0;

@@ -25,6 +25,7 @@ void buf_add(struct buf *b, const void *bytes, size_t len);
 void buf_add_str(struct buf *b, const char *text);
 void buf_add_char(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *format, ...) PRINTF_LIKE(2, 3);
+void buf_add_num(struct buf *b, double n); /* as short as it can be and still be read back as `n` */
 void buf_reserve(struct buf *b, size_t more); /* room for `more` bytes beyond len */
 MUST_CHECK int buf_status(const struct buf *b); /* 0 or -ENOMEM */
 /* The bytes as a NUL-terminated string that the caller frees with free(); `b` is empty afterwards.
