@@ -16,15 +16,21 @@ struct admin;
 /* Called before /metrics is rendered, to bring gauges up to date; may be NULL. */
 typedef void admin_refresh_cb(void *user);
 
-/* listen: "address:port", IPv6 in brackets ("[::1]:9101"). All pointers are borrowed until admin_close.
- * Returns 0, -EINVAL for an address that is none, or a negative errno of bind (-EADDRINUSE, ...). */
-MUST_CHECK int admin_start(uv_loop_t *loop, const char *listen, struct metrics *metrics, struct ready *ready,
-                           admin_refresh_cb *refresh, void *user, struct admin **ret_admin);
-/* Stops listening and frees everything; handles die in later turns of the loop. NULL is fine. */
+/* listen: "address:port", IPv6 in brackets ("[::1]:9101"), no host names; port 0 lets the kernel choose. All
+ * pointers are borrowed until admin_close. Returns 0, -EINVAL for an address that is none, or a negative
+ * errno of bind (-EADDRINUSE, ...). */
+MUST_CHECK
+int admin_start(uv_loop_t *loop, const char *listen, struct metrics *metrics, struct ready *ready,
+                admin_refresh_cb *refresh, void *user, struct admin **ret_admin);
+/* The port that it listens on. */
+uint16_t admin_port(const struct admin *a);
+/* Stops listening, cuts connections and frees everything; handles die in later turns of the loop. Not from
+ * within the refresh callback. NULL is fine. */
 void admin_close(struct admin *a);
 
 /* What --health does: GET http://<listen>/readyz (a wildcard address is asked on loopback), at most 3 s.
- * Prints the body to stdout. Returns 0 if it answered 200, else 1. Blocking; no loop needed. */
+ * Prints the body to stdout, or why there is none to stderr. Returns 0 if it answered 200, else 1. Blocking;
+ * no loop needed. */
 int admin_health(const char *listen);
 
 #endif
