@@ -5,12 +5,20 @@
  *    '------------- backoff with full jitter, 100 ms .. 10 s <--- error, silence, EOF ---------'
  *
  * Only this module knows hiredis; replies are read through the functions below. A silent peer is noticed
- * by a watchdog: a command without an answer for `silence_ms` cuts the link. (A link that only subscribes
- * has no outstanding commands: its user watches ticks and probes, and calls redis_link_cut.)
+ * by a watchdog: a command without an answer for `silence_ms` cuts the link, unless other answers are just
+ * coming in. (A link that only subscribes has no outstanding commands: its user watches ticks and probes, and
+ * calls redis_link_cut.)
+ *
+ * The waits of the backoff are random between 0 and a ceiling that doubles from 100 ms to 10 s and falls back
+ * once the link was UP for 10 s. A refusal that only a person can mend (AUTH, ACL, SELECT) is retried after
+ * 5 to 10 s; `down` says the error and the wait.
  *
  * A command is accepted only while the link is UP, and is answered by exactly one callback, never before
  * redis_link_command has returned. When the link breaks, all outstanding ones are answered with
- * ERR_REDIS_DOWN before `down` is called; whether Redis executed them is not known then. */
+ * ERR_REDIS_DOWN before `down` is called; whether Redis executed them is not known then.
+ *
+ * Every function may be called inside every callback of the link. What answers a break, a cut or a close
+ * comes in a later turn of the loop, never inside the call. */
 #ifndef EF_REDIS_LINK_H
 #define EF_REDIS_LINK_H
 
@@ -28,7 +36,8 @@ struct redis_link_events {
     /* It was UP and broke, or an attempt failed; retry_ms says when the next attempt comes. `error` is an
      * ERR_REDIS_* or errno code, `detail` one line for the log (borrowed). Not called by redis_link_close. */
     void (*down)(void *user, int error, const char *detail, int retry_ms);
-    /* A message on a subscribed channel (borrowed bytes). May be NULL. */
+    /* A message on a subscribed channel (borrowed bytes). May be NULL. A burst comes as calls within one
+     * turn, at most some 256 kB of it. */
     void (*message)(void *user, const char *channel, size_t channel_len, const char *payload, size_t len);
     /* SUBSCRIBE (subscribed) or UNSUBSCRIBE of this channel is confirmed. May be NULL. */
     void (*subscribed)(void *user, const char *channel, size_t channel_len, bool subscribed);
@@ -41,41 +50,53 @@ struct redis_link_conf {
     int silence_ms;         /* 0: 10000 */
 };
 
-/* err: 0 with a reply; or ERR_REDIS_* / -ENOMEM: then reply is the error reply where Redis sent one, else
+/* err: 0 with a reply; or ERR_REDIS_* / -ECANCELED: then reply is the error reply where Redis sent one, else
  * NULL. The reply is borrowed for the call. */
 typedef void redis_reply_cb(void *user, int err, const struct redisReply *reply);
 
 /* NULL if the URL is well-formed, else a sentence that says what is wrong (static). */
 const char *redis_url_check(const char *url);
 
+/* conf and events are copied; `up` and `down` must be set. NULL: the URL is malformed (check it first), or
+ * out of memory. */
 struct redis_link *redis_link_new(uv_loop_t *loop, const struct redis_link_conf *conf,
                                   const struct redis_link_events *events, void *user);
-/* Begin to connect. */
+/* Begin to connect; once. */
 void redis_link_start(struct redis_link *link);
-/* End and free it: outstanding commands are answered with -ECANCELED, then (maybe in a later turn) `closed`
- * is called once and the link is gone. No other callback comes. closed may be NULL. */
+/* End and free it. What was commanded and not yet written is tried once more; then, in a later turn,
+ * outstanding commands are answered with -ECANCELED and `closed` is called once, with the user of
+ * redis_link_new. The link is gone then. No other callback comes. closed may be NULL. A look-up of the host
+ * that hangs may keep the loop alive longer. */
 void redis_link_close(struct redis_link *link, void (*closed)(void *user));
 bool redis_link_is_up(const struct redis_link *link);
-/* Break the connection now and reconnect (after the usual backoff). `why` goes to the down callback. */
+/* Break the connection (or the attempt) now and reconnect after the usual backoff. `down` gets ERR_REDIS_DOWN
+ * and `why` (copied). Without effect while the link waits for its next attempt. */
 void redis_link_cut(struct redis_link *link, const char *why);
 
-/* Send a command. argv/lens: borrowed for the call. cb may be NULL (fire and forget).
- * Returns 0, ERR_REDIS_DOWN or -ENOMEM; then cb is not called. Commands of one loop turn leave in one write. */
-MUST_CHECK int redis_link_command(struct redis_link *link, redis_reply_cb *cb, void *user, size_t argc,
-                                  const char *const *argv, const size_t *lens);
-/* The same with NUL-terminated arguments, closed by NULL: redis_link_send(l, cb, u, "GET", key, NULL). */
-MUST_CHECK int redis_link_send(struct redis_link *link, redis_reply_cb *cb, void *user, ...)
-    __attribute__((sentinel));
+/* Send a command. argv/lens: borrowed for the call; lens NULL: NUL-terminated strings. cb may be NULL (the
+ * answer is thrown away). Returns 0, ERR_REDIS_DOWN or -ENOMEM (or more than 512 MiB unsent); then cb is not
+ * called. Commands of one loop turn leave in one write. */
+MUST_CHECK
+int redis_link_command(struct redis_link *link, redis_reply_cb *cb, void *user, size_t argc,
+                       const char *const *argv, const size_t *lens);
+/* The same with at most 64 NUL-terminated arguments, closed by NULL: redis_link_send(l, cb, u, "GET", key,
+ * NULL). */
+MUST_CHECK
+int redis_link_send(struct redis_link *link, redis_reply_cb *cb, void *user, ...) __attribute__((sentinel));
 /* Bytes handed over but not yet written to the socket, and commands without an answer. */
 size_t redis_link_unsent_bytes(const struct redis_link *link);
 size_t redis_link_outstanding(const struct redis_link *link);
-/* Bytes received since the link was made. */
+/* Bytes received since the link was made, exactly. */
 uint64_t redis_link_received_bytes(const struct redis_link *link);
 
-/* Subscribe or unsubscribe one channel. What is subscribed is forgotten when the link breaks: the user
- * subscribes again in `up`. Returns 0, ERR_REDIS_DOWN or -ENOMEM. A link that subscribed sends no commands. */
-MUST_CHECK int redis_link_subscribe(struct redis_link *link, const char *channel, size_t len);
-MUST_CHECK int redis_link_unsubscribe(struct redis_link *link, const char *channel, size_t len);
+/* Subscribe or unsubscribe one channel; each call is confirmed by one `subscribed`. What is subscribed is
+ * forgotten when the link breaks: the user subscribes again in `up`. Returns 0, ERR_REDIS_DOWN or -ENOMEM. A
+ * connection that subscribed sends no commands any more (asserted); those sent before are still answered. A
+ * SUBSCRIBE that Redis refuses (ACL) breaks the link. */
+MUST_CHECK
+int redis_link_subscribe(struct redis_link *link, const char *channel, size_t len);
+MUST_CHECK
+int redis_link_unsubscribe(struct redis_link *link, const char *channel, size_t len);
 
 /* A Lua script, called by its SHA1 (EVALSHA); loaded at first use and again after NOSCRIPT. */
 struct redis_script {
@@ -84,17 +105,19 @@ struct redis_script {
 };
 void redis_script_init(struct redis_script *s, const char *text);
 /* SCRIPT LOAD; call it in `up` before the first use. */
-MUST_CHECK int redis_link_script_load(struct redis_link *link, const struct redis_script *s, redis_reply_cb *cb,
-                                      void *user);
+MUST_CHECK
+int redis_link_script_load(struct redis_link *link, const struct redis_script *s, redis_reply_cb *cb,
+                           void *user);
 
 /* Reading replies. All answer false, 0 or NULL for a reply of another shape; none asserts. */
 enum redis_reply_kind { REPLY_NIL, REPLY_STRING, REPLY_STATUS, REPLY_INTEGER, REPLY_ARRAY, REPLY_ERROR };
-enum redis_reply_kind redis_reply_kind(const struct redisReply *r);   /* of NULL: REPLY_NIL */
+enum redis_reply_kind redis_reply_kind(const struct redisReply *r);       /* of NULL: REPLY_NIL */
 const char *redis_reply_str(const struct redisReply *r, size_t *ret_len); /* string, status or error text */
-int64_t redis_reply_int(const struct redisReply *r);                  /* integer, or a string of digits */
-size_t redis_reply_count(const struct redisReply *r);                 /* elements of an array */
+int64_t redis_reply_int(const struct redisReply *r);                      /* integer, or a string of digits */
+size_t redis_reply_count(const struct redisReply *r);                     /* elements of an array */
 const struct redisReply *redis_reply_at(const struct redisReply *r, size_t i);
-/* The ERR_REDIS_* code of an error text such as "LOADING Redis is ...". */
+/* The ERR_REDIS_* code of an error text such as "LOADING Redis is ..."; ERR_REDIS_REPLY for all that have no
+ * code of their own. */
 int redis_error_code(const char *text, size_t len);
 
 #endif
