@@ -42,7 +42,7 @@ void ready_free(struct ready *r)
 
 int ready_add_at(struct ready *r, const char *name, int grace_ms, int64_t now_ms)
 {
-    assert(name && grace_ms >= 0 && r->count < READY_CHECKS_MAX);
+    assert(name && grace_ms >= READY_NEVER_FAILS && r->count < READY_CHECKS_MAX);
     r->checks[r->count] = (struct check){.name = name, .grace_ms = grace_ms, .since_ms = now_ms};
     return r->count++;
 }
@@ -95,7 +95,7 @@ void ready_drain(struct ready *r)
 
 static bool check_passes(const struct check *c, int64_t now_ms)
 {
-    return c->good || (c->was_good && now_ms - c->since_ms < c->grace_ms);
+    return c->good || c->grace_ms == READY_NEVER_FAILS || (c->was_good && now_ms - c->since_ms < c->grace_ms);
 }
 
 static json_t *check_report(const struct check *c, int64_t now_ms)

@@ -13,6 +13,8 @@
 
 /* More checks, or a longer detail in bytes, than any program has. */
 enum { READY_CHECKS_MAX = 16, READY_DETAIL_MAX = 200 };
+/* The grace of a check that only informs: it stands in the report and never makes the process unready. */
+enum { READY_NEVER_FAILS = -1 };
 
 struct ready;
 

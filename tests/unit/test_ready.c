@@ -134,6 +134,19 @@ static void a_long_or_broken_detail_is_cut_to_valid_text(void **state)
     json_decref(report);
 }
 
+static void a_check_that_only_informs_never_makes_it_unready(void **state)
+{
+    struct ready *r = *state;
+    int ticks = ready_add_at(r, "ticks", READY_NEVER_FAILS, 0);
+    json_t *report = NULL;
+
+    ready_set_at(r, ticks, false, "no tick", 0);
+    assert_true(ready_eval_at(r, 100000, &report));
+    assert_true(
+        json_is_false(json_object_get(json_object_get(json_object_get(report, "checks"), "ticks"), "ok")));
+    json_decref(report);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -143,6 +156,7 @@ int main(void)
         TEST(a_blip_shorter_than_the_grace_goes_unnoticed),
         TEST(after_the_grace_it_is_not_ready_and_good_counts_at_once),
         TEST(every_check_counts),
+        TEST(a_check_that_only_informs_never_makes_it_unready),
         TEST(the_report_has_the_documented_shape),
         TEST(a_long_or_broken_detail_is_cut_to_valid_text),
     };
