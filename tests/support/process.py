@@ -1,0 +1,85 @@
+"""One child process with a log file, in its own session so that a Ctrl-C at the terminal reaches only the parent."""
+import os
+import signal
+import subprocess
+
+
+class Process:
+    def __init__(self, name, argv, log, env=None, cwd=None):
+        self.name = name
+        self.argv = [str(a) for a in argv]
+        self.log = str(log)
+        self.env = env
+        self.cwd = cwd
+        self.popen = None
+
+    def start(self):
+        assert self.popen is None, f"{self.name} is running"
+        with open(self.log, "ab") as out:
+            self.popen = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                          env=self.env, cwd=self.cwd, start_new_session=True)
+        return self
+
+    @property
+    def pid(self):
+        return self.popen.pid if self.popen else None
+
+    def poll(self):
+        """None while it runs, else its exit code (negative: killed by that signal)."""
+        return self.popen.poll() if self.popen else 0
+
+    @property
+    def running(self):
+        return self.popen is not None and self.popen.poll() is None
+
+    def signal(self, number):
+        os.kill(self.popen.pid, number)
+
+    def freeze(self):
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.signal(signal.SIGCONT)
+
+    def wait(self, timeout):
+        return self.popen.wait(timeout)
+
+    def kill(self):
+        """SIGKILL and reap."""
+        if self.popen:
+            if self.popen.poll() is None:
+                self.popen.kill()
+            self.popen.wait()
+            self.popen = None
+
+    def stop(self, timeout=20.0):
+        """SIGTERM; SIGKILL after the time limit. Returns the exit code."""
+        if not self.popen:
+            return 0
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            self.signal_quietly(signal.SIGCONT)
+            try:
+                self.popen.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+        code = self.popen.returncode
+        self.popen = None
+        return code
+
+    def signal_quietly(self, number):
+        try:
+            self.signal(number)
+        except ProcessLookupError:
+            pass
+
+    def log_text(self):
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        except FileNotFoundError:
+            return ""
+
+    def log_tail(self, lines=30):
+        return "\n".join(self.log_text().splitlines()[-lines:])
