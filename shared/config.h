@@ -1,9 +1,11 @@
 /* config.h - the one configuration file of the fleet (docs/configuration.md is made from its table).
  *
- * JSON; "${NAME}" and "${NAME:-default}" inside strings come from the environment; wherever a key is marked as
- * a secret, `<key>_file` may name a file that holds it (one trailing line break is dropped). Everything
+ * JSON; "${NAME}" and "${NAME:-default}" inside strings come from the environment; wherever a key is marked
+ * as a secret, `<key>_file` may name a file that holds it (one trailing line break is dropped). Everything
  * that is wrong is found in one pass: unknown and doubled keys, wrong types, values out of range, files that
- * cannot be read, templates, patterns, URLs. A struct config is immutable and counted. */
+ * cannot be read, templates, patterns, URLs. A struct config is immutable and counted (loop thread only).
+ *
+ * In a number that is a limit, 0 means "none". */
 #ifndef EF_CONFIG_H
 #define EF_CONFIG_H
 
@@ -20,14 +22,15 @@ struct config_jwt_key {
     size_t alg_count;
     char *kid;  /* or NULL */
     char *file; /* where it came from */
-    char *text; /* the file's content: PEM, or the shared secret for HS* */
+    char
+        *text; /* the file's content: PEM, or the shared secret for HS* (without one line break at its end) */
     size_t text_len;
 };
 
 struct config_jwt {
     struct config_jwt_key *keys;
     size_t key_count;
-    char *issuer;   /* or NULL: not checked */
+    char *issuer;    /* or NULL: not checked */
     char **audience; /* a string or an array in the file; any of them must be in the token's aud */
     size_t audience_count;
     int64_t leeway_s;
@@ -39,7 +42,7 @@ struct config_rule {
     char *when;  /* topic pattern, or NULL: always */
     char *http;  /* URL template */
     char *claim; /* JSON pointer (RFC 6901) into the claims */
-    char *value; /* template for `has` and `is` ({key}, {key.N}, {user}, {ex}), unescaped */
+    char *value; /* template for `has` and `is` ({key}, {key.N}, {user}, {ex}), for template_text */
     bool allow;
     char *text; /* the rule as configured, canonical JSON (sorted keys): part of cache digests */
 };
@@ -113,23 +116,34 @@ struct config {
         } email;
         json_t *webhook_allow; /* array */
     } notifier;
+    json_t *effective; /* the file with all defaults and without secrets, for config_show */
     int refs;
 };
 
-/* Read, check and complete the file. Returns 0 with a config (one reference), or ERR_CONFIG; then *ret_errors holds
- * one line per fault ("gateway.ping_interval_s: -1 is out of range (0..3600)"), to free(). Also -ENOMEM. */
-MUST_CHECK int config_load(const char *path, struct config **ret_config, char **ret_errors);
+/* Read, check and complete the file. Returns 0 with a config (one reference), or ERR_CONFIG; then *ret_errors
+ * holds one line per fault ("gateway.ping_interval_s: -1 is out of range (0..3600)"), each ended by a line
+ * break, to free(). Also -ENOMEM; then *ret_errors is not written. Blocks: it reads the file and those that
+ * it names. */
+MUST_CHECK
+int config_load(const char *path, struct config **ret_config, char **ret_errors);
 /* The same from text, for tests; relative file names are taken from the working directory. */
-MUST_CHECK int config_parse(const char *text, size_t len, struct config **ret_config, char **ret_errors);
+MUST_CHECK
+int config_parse(const char *text, size_t len, struct config **ret_config, char **ret_errors);
 struct config *config_ref(struct config *c);
 void config_unref(struct config *c); /* NULL is fine */
 
 /* The exchange of that name, or NULL. Borrowed from the config. */
 const struct config_exchange *config_exchange_find(const struct config *c, const char *name, size_t len);
 
+/* The keys that differ and that a reload cannot change, "gateway.listen, redis.url", to free(); NULL if there
+ * are none (or no memory). */
+char *config_restart_keys(const struct config *old, const struct config *c);
+
 /* The effective configuration as indented JSON, secrets as "***". To free(). */
-MUST_CHECK char *config_show(const struct config *c);
+MUST_CHECK
+char *config_show(const struct config *c);
 /* docs/configuration.md, made from the table. To free(). */
-MUST_CHECK char *config_docs(void);
+MUST_CHECK
+char *config_docs(void);
 
 #endif
