@@ -49,17 +49,22 @@ enum { WAIT_MS = 50 };
 
 static struct {
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* there is something to write, or the log is being closed */
+    pthread_cond_t wake;       /* there is something to write, or the log is being closed */
+    pthread_cond_t ended_wake; /* the writer has ended */
     pthread_t writer;
+    bool ended;
     bool open;
     bool closing;
     int64_t close_by_ms; /* monotonic; valid while closing */
     size_t head;         /* first byte in use */
     size_t used;
     uint64_t unsaid; /* dropped lines that the log does not mention yet */
-    char ring[RING_BYTES];
-} log_state = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} log_state = {.lock = PTHREAD_MUTEX_INITIALIZER,
+               .wake = PTHREAD_COND_INITIALIZER,
+               .ended_wake = PTHREAD_COND_INITIALIZER};
 
+/* Apart from the rest, which has initial values: so its 1 MiB is not in the program's file. */
+static char ring[RING_BYTES];
 static const char *log_program = "";
 static atomic_int log_level = LOG_INFO;
 static atomic_int log_format = LOG_FORMAT_TEXT;
@@ -275,8 +280,8 @@ static size_t ring_take(char chunk[PIPE_BUF])
 
     if (first > n)
         first = n;
-    memcpy(chunk, log_state.ring + log_state.head, first);
-    memcpy(chunk + first, log_state.ring, n - first);
+    memcpy(chunk, ring + log_state.head, first);
+    memcpy(chunk + first, ring, n - first);
     end = memrchr(chunk, '\n', n);
     if (end)
         n = (size_t)(end - chunk) + 1;
@@ -294,8 +299,8 @@ static bool ring_add(const char *bytes, size_t len)
         return false;
     if (first > len)
         first = len;
-    memcpy(log_state.ring + tail, bytes, first);
-    memcpy(log_state.ring, bytes + first, len - first);
+    memcpy(ring + tail, bytes, first);
+    memcpy(ring, bytes + first, len - first);
     log_state.used += len;
     return true;
 }
@@ -349,6 +354,8 @@ static void *writer_main(void *unused)
             pthread_mutex_lock(&log_state.lock);
         }
     }
+    log_state.ended = true;
+    pthread_cond_signal(&log_state.ended_wake);
     pthread_mutex_unlock(&log_state.lock);
     return NULL;
 }
@@ -364,7 +371,7 @@ int log_open(const char *program, enum log_level level, enum log_format format)
     log_program = program;
     atomic_store(&log_level, level);
     atomic_store(&log_format, format);
-    log_state.closing = false;
+    log_state.closing = log_state.ended = false;
     log_state.head = log_state.used = 0;
     log_state.unsaid = 0;
 
@@ -391,6 +398,8 @@ void log_set_level(enum log_level level)
 void log_close(void)
 {
     struct timespec by;
+    bool ended;
+    int r = 0;
 
     pthread_mutex_lock(&log_state.lock);
     if (!log_state.open) {
@@ -401,12 +410,18 @@ void log_close(void)
     log_state.closing = true;
     log_state.close_by_ms = clock_mono_ms() + CLOSE_MS;
     pthread_cond_signal(&log_state.wake);
-    pthread_mutex_unlock(&log_state.lock);
 
-    /* A little more than the writer's own limit: it only fails when the thread sits in the kernel. */
+    /* A little more than the writer's own limit: it passes only when the thread sits in the kernel. */
     clock_gettime(CLOCK_MONOTONIC, &by);
     by.tv_sec += CLOSE_MS / 1000 + 1;
-    if (pthread_clockjoin_np(log_state.writer, NULL, CLOCK_MONOTONIC, &by) != 0)
+    while (!log_state.ended && r == 0)
+        r = pthread_cond_clockwait(&log_state.ended_wake, &log_state.lock, CLOCK_MONOTONIC, &by);
+    ended = log_state.ended;
+    pthread_mutex_unlock(&log_state.lock);
+
+    if (ended)
+        pthread_join(log_state.writer, NULL);
+    else
         pthread_detach(log_state.writer);
     atomic_store(&log_format, LOG_FORMAT_TEXT);
 }
