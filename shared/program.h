@@ -1,6 +1,6 @@
 /* program.h - what the main() of every program does.
  *
- * Options (DESIGN: --config FILE, --check-config, --show-config, --health, --version, --help), the
+ * Options (--config FILE, --check-config, --show-config, --health, --config-docs, --version, --help), the
  * configuration, the log, the loop, the signals. SIGTERM and SIGINT are held back from the first line of
  * main() until the loop can take them, so that one at start-up also ends in exit 0. SIGPIPE is ignored.
  *
@@ -23,9 +23,12 @@ struct program_ops {
     /* More checks of the configuration than the table can make (keys that do not load, ..). NULL if it is
      * fine, else lines to free(). May be NULL. Also used by --check-config and before a reload. */
     char *(*check)(const struct config *c);
-    /* Build everything on the loop. Returns 0 with *ret_ctx, or a negative code after logging why. */
+    /* Build everything on the loop. `c` is borrowed until finish, or the next reload: take a reference.
+     * Returns 0 with *ret_ctx, or a negative code after logging why; then all handles that it made are being
+     * closed, and whatever their close callbacks need is freed by them. Signals are held back meanwhile. */
     int (*start)(struct program *p, uv_loop_t *loop, struct config *c, void **ret_ctx);
-    /* A new configuration that passed all checks: take a reference, use what may change. May be NULL. */
+    /* A new configuration that passed all checks: take a reference, use what may change. May be NULL. The log
+     * level is already changed, and keys that need a restart are already warned about. */
     void (*reload)(void *ctx, struct config *c);
     /* Begin to end; called once. When all is closed, call program_stopped. */
     void (*stop)(void *ctx);
@@ -35,9 +38,12 @@ struct program_ops {
 
 /* Returns the exit status: 0, 1 for a wrong configuration or a failed start, 2 for wrong options. */
 int program_main(int argc, char **argv, const struct program_ops *ops);
-/* From inside the program: everything is closed, let the loop end. */
+/* From inside the program, once, after stop(): everything is closed (uv_close called; callbacks may still
+ * come). The loop must then run dry within 5 s: a handle that is still open is our bug, and ends in exit 1.
+ */
 void program_stopped(struct program *p);
-/* A failure that cannot be survived: log it first; stops like SIGTERM, exit status 1. */
+/* A failure that cannot be survived: log it first; stops like SIGTERM, exit status 1. stop() comes in a later
+ * turn of the loop. From any thread, also from within start(). */
 void program_fail(struct program *p);
 
 #endif
