@@ -3,7 +3,10 @@
  * The algorithm is the key's, never the token's: a key names the algorithms it verifies, and the token's
  * header must name one of them (RFC 8725, 3.1). With `kid` in the token only keys of that kid (and
  * keys configured without one) are tried. exp and nbf are NumericDates (RFC 7519, 4.1.4, 4.1.5) with
- * `jwt.leeway_s`; a number that is no finite number, or another type, is refused. */
+ * `jwt.leeway_s`; a number that is no finite number, or another type, is refused. The text must be the one
+ * canonical base64url text of its bytes. `crit`, and a `typ` other than "JWT", are refused.
+ *
+ * Cost of a verification: see token.c; it is CPU only, done at once. */
 #ifndef EF_TOKEN_H
 #define EF_TOKEN_H
 
@@ -31,7 +34,8 @@ struct token *token_ref(struct token *t);
 void token_unref(struct token *t); /* NULL is fine */
 
 const char *token_raw(const struct token *t, size_t *ret_len);
-/* `sub` as text (a number is taken as its decimal digits), or NULL if it has none. */
+/* `sub` as text (an integer is taken as its decimal digits), or NULL if it has none: the claim is absent, empty, or of
+ * another type. */
 const char *token_sub(const struct token *t);
 /* Wall-clock second at which the token ends for us: exp + leeway, INT64_MAX if it has no exp. */
 int64_t token_end_s(const struct token *t);
