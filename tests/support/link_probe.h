@@ -21,6 +21,7 @@ struct link_probe {
     uv_timer_t tick;         /* ends each turn after 20 ms at most */
     struct redis_link *link; /* NULL once closed */
     int ups, downs, closed;
+    bool closing;
     int down_error, retry_ms;
     char down_detail[512];
     uint64_t messages, subscribed, unsubscribed;
@@ -39,10 +40,16 @@ static inline void probe_closed(void *user)
     p->closed++;
 }
 
+static inline void probe_close(struct link_probe *p)
+{
+    p->closing = true;
+    redis_link_close(p->link, probe_closed);
+}
+
 static inline void probe_act(struct link_probe *p, enum probe_action action)
 {
     if (action == PROBE_CLOSE)
-        redis_link_close(p->link, probe_closed);
+        probe_close(p);
     else if (action == PROBE_CUT)
         redis_link_cut(p->link, "the test says so");
 }
@@ -152,8 +159,8 @@ static inline void probe_start_and_wait_up(struct link_probe *p, int port)
 /* The loop must run dry: nothing of the link is left on it. */
 static inline void probe_done(struct link_probe *p)
 {
-    if (p->link && !p->closed)
-        redis_link_close(p->link, probe_closed);
+    if (!p->closing)
+        probe_close(p);
     WAIT_FOR(p, p->closed == 1);
     uv_close((uv_handle_t *)&p->tick, NULL);
     assert_int_equal(uv_run(&p->loop, UV_RUN_DEFAULT), 0);

@@ -548,7 +548,7 @@ static void closing_cb(void *user, int err, const struct redisReply *reply)
 
     (void)reply;
     if (err == ERR_REDIS_DOWN && ++e->broken == 4)
-        redis_link_close(e->p.link, probe_closed);
+        probe_close(&e->p);
     else if (err == -ECANCELED)
         e->cancelled++;
 }
@@ -696,7 +696,7 @@ static void last_command_before_close_still_reaches_redis(void **state)
     (void)ASK(&other, "DEL", "last-word");
     probe_start_and_wait_up(&p, redis.port);
     assert_int_equal(redis_link_send(p.link, answer_cb, &a, "SET", "last-word", "x", NULL), 0);
-    redis_link_close(p.link, probe_closed);
+    probe_close(&p);
     WAIT_FOR(&p, p.closed);
     assert_int_equal(a.calls, 1);
     assert_int_equal(a.err, -ECANCELED);
