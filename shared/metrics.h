@@ -29,13 +29,13 @@ struct metrics *metrics_new(const struct metric_row *rows, size_t count);
 void metrics_free(struct metrics *m);
 
 /* The series of family `row`; label: its label's value (copied), NULL exactly if the family has none.
- * Never NULL: where memory is lacking (or METRICS_SERIES_MAX is reached), a scratch series. Keep the pointer for hot paths; it is valid
- * until metrics_free. A family without label shows up as 0 from the start. */
+ * Never NULL: where memory is lacking (or METRICS_SERIES_MAX is reached), a scratch series. Keep the pointer
+ * for hot paths; it is valid until metrics_free. A family without label shows up as 0 from the start. */
 struct metric *metrics_get(struct metrics *m, size_t row, const char *label);
 void metric_add(struct metric *s, double n);
-void metric_set(struct metric *s, double value); /* gauges; also counters kept elsewhere */
+void metric_set(struct metric *s, double value);       /* gauges; also counters kept elsewhere */
 void metric_observe(struct metric *s, double seconds); /* histograms */
-double metric_value(const struct metric *s); /* of a histogram: how many were observed */
+double metric_value(const struct metric *s);           /* of a histogram: how many were observed */
 
 /* metrics_add(m, ROW, n): the unlabelled series. */
 void metrics_add(struct metrics *m, size_t row, double n);
