@@ -5,7 +5,7 @@
  *
  * Replies come in the order of the commands (RESP2), so what waits for an answer is a ring of callbacks. On a
  * link that has subscribed, what comes after the last awaited answer is a push: a message or the
- * confirmation of a SUBSCRIBE. We keep no list of channels: a 100,000 of them cost nothing here, and a
+ * confirmation of a SUBSCRIBE. We keep no list of channels: 100,000 of them cost nothing here, and a
  * message costs no look-up.
  *
  * Failures. All of them end in link_break, which closes the connection at once, and does the rest in the next
@@ -24,6 +24,7 @@
 #include "shared/clock.h"
 #include "shared/err.h"
 #include "shared/redis_conn.h"
+#include "shared/redis_pending.h"
 #include "shared/redis_url.h"
 
 #include <assert.h>
@@ -87,18 +88,6 @@ static const struct {
     [LINK_CLOSING] = {0},
 };
 
-struct pending {
-    redis_reply_cb *cb;
-    void *user;
-    int64_t sent_ms; /* monotonic */
-};
-
-struct pending_ring {
-    struct pending *slots;
-    size_t size; /* a power of two, or 0 */
-    size_t first, count;
-};
-
 struct redis_link {
     uv_loop_t *loop;
     struct redis_url url;
@@ -143,41 +132,7 @@ static bool link_has_peer(const struct redis_link *l)
     return l->state == LINK_GREETING || l->state == LINK_UP;
 }
 
-/* ---- what waits for an answer ---- */
-
-static int pending_make_room(struct pending_ring *p)
-{
-    size_t size = p->size ? p->size * 2 : 64;
-    struct pending *slots;
-
-    if (p->count < p->size)
-        return 0;
-    slots = calloc(size, sizeof(*slots));
-    if (!slots)
-        return -ENOMEM;
-    for (size_t i = 0; i < p->count; i++)
-        slots[i] = p->slots[(p->first + i) & (p->size - 1)];
-    free(p->slots);
-    p->slots = slots;
-    p->size = size;
-    p->first = 0;
-    return 0;
-}
-
-static void pending_push(struct pending_ring *p, redis_reply_cb *cb, void *user)
-{
-    p->slots[(p->first + p->count++) & (p->size - 1)] =
-        (struct pending){.cb = cb, .user = user, .sent_ms = clock_mono_ms()};
-}
-
-static struct pending pending_pop(struct pending_ring *p)
-{
-    struct pending oldest = p->slots[p->first];
-
-    p->first = (p->first + 1) & (p->size - 1);
-    p->count--;
-    return oldest;
-}
+/* ---- breaking and coming back ---- */
 
 /* The connection is gone: nobody else will answer. The callbacks may close the link. */
 static void link_answer_pending(struct redis_link *l)
@@ -189,8 +144,6 @@ static void link_answer_pending(struct redis_link *l)
             p.cb(p.user, l->state == LINK_CLOSING ? -ECANCELED : ERR_REDIS_DOWN, NULL);
     }
 }
-
-/* ---- breaking and coming back ---- */
 
 static void link_set_timer(struct redis_link *l, int64_t ms)
 {
@@ -618,7 +571,7 @@ static void link_watch(struct redis_link *l)
         l->overdue = false;
         return;
     }
-    age_ms = clock_mono_ms() - l->pending.slots[l->pending.first].sent_ms;
+    age_ms = clock_mono_ms() - pending_oldest(&l->pending)->sent_ms;
     if (age_ms < l->silence_ms) {
         l->overdue = false;
         link_set_timer(l, l->silence_ms - age_ms);
@@ -661,7 +614,7 @@ static void on_handle_closed(uv_handle_t *handle)
         return;
     redis_url_done(&l->url);
     free(l->name);
-    free(l->pending.slots);
+    pending_done(&l->pending);
     free(l);
     if (closed)
         closed(user);
