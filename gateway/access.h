@@ -5,11 +5,13 @@
  * process's memory (at most 30 s old), an equal check in flight (joined), Redis, the API itself. Only
  * a 2xx answer whose body is a JSON object with "status":"ok" grants; nothing else ever does.
  *
- * A cached answer is capped by its TTL and by the token's end. It is stored in Redis only if the user's
- * generation is what it was before the API was asked. Errors and timeouts are not cached.
+ * Checks are equal if the token's key, the rule as configured, the token's claims but iat, nbf and exp, the
+ * exchange and the pattern are. A cached answer is capped by its TTL and by the end of the token that was
+ * asked with. It is stored in Redis only if the user's generation is what it was before the API was asked,
+ * and kept in memory only once it is stored there. Errors, timeouts and answers that are none are not cached.
  *
- * An API (by origin) that failed 5 times in a row is not asked for 2 s (doubling up to 30 s): checks answer
- * ACCESS_ERROR at once; then one check is let through to try it. */
+ * An API (by origin) that failed 5 times in a row (5xx, no answer, no connection) is not asked for 2 s
+ * (doubling up to 30 s): checks answer ACCESS_ERROR at once; then one check is let through to try it. */
 #ifndef EF_ACCESS_H
 #define EF_ACCESS_H
 
@@ -40,16 +42,21 @@ struct access *access_new(uv_loop_t *loop, struct config *config, struct redis_l
 /* New rules and limits. Checks in flight go on under the rules that they began with: the caller must
  * judge their answers anew if the exchange's rules changed (compare config_exchange.text). */
 void access_reload(struct access *a, struct config *config);
-/* Cancels everything; no callback comes after it. Handles die in later turns of the loop, then `closed`. */
+/* Cancels everything: no callback comes after it, and checks are not to be cancelled any more. Handles die in
+ * later turns of the loop, then `closed`. Not from within an access_cb. */
 void access_close(struct access *a, void (*closed)(void *user), void *user);
 
+/* Where TTLs in memory and breakers take their time from; clock_mono_ms unless told. For tests. */
+void access_set_clock(struct access *a, int64_t (*mono_ms)(void));
+
 /* token: may be NULL (then only a public exchange grants). exchange: of the current configuration, borrowed
- * for the call. pattern: at most TOPIC_MAX bytes, copied. text: as in access_cb, set with every verdict but
- * ACCESS_PENDING.
- * Returns the verdict at once, or ACCESS_PENDING: then *ret_check can be cancelled until the callback,
- * which comes exactly once and never before access_check has returned. */
-enum access_verdict access_check(struct access *a, struct token *token, const struct config_exchange *exchange,
-                                 const char *pattern, size_t pattern_len, access_cb *cb, void *user,
+ * for the call. pattern: at most TOPIC_MAX bytes, borrowed for the call. text: as in access_cb, set with
+ * every verdict but ACCESS_PENDING. Returns the verdict at once, or ACCESS_PENDING: then *ret_check can be
+ * cancelled until the callback, which comes exactly once and never before access_check has returned.
+ * Callbacks may check and cancel. */
+enum access_verdict access_check(struct access *a, struct token *token,
+                                 const struct config_exchange *exchange, const char *pattern,
+                                 size_t pattern_len, access_cb *cb, void *user,
                                  struct access_check **ret_check, const char **ret_text);
 /* Its callback will not come. If it was the last that waits, the request is dropped. */
 void access_cancel(struct access_check *check);

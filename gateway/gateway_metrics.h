@@ -43,9 +43,13 @@
     X(GM_TICK_AGE, "event_gateway_tick_age_seconds", METRIC_GAUGE, "exchange",                               \
       "Seconds since the partition's owner ticked. Above 3: no ingest owns it, or this Redis is stale.")     \
     X(GM_ACCESS_CHECKS, "event_gateway_access_checks_total", METRIC_COUNTER, "source",                       \
-      "Access checks by what answered: local, memory, redis, http, joined (an equal one in flight).")        \
+      "Access checks by what answered: local (rules), memory, redis, http, breaker, joined (an equal check).") \
     X(GM_ACCESS_VERDICTS, "event_gateway_access_verdicts_total", METRIC_COUNTER, "verdict",                  \
       "Access checks by verdict: granted, denied, timeout, error, busy.")                                    \
+    X(GM_ACCESS_UNCACHED, "event_gateway_access_uncached_total", METRIC_COUNTER, "reason",                   \
+      "Answers that could not be shared through Redis: redis_down, redis_slow, redis_error, generation.")    \
+    X(GM_ACCESS_HTTP, "event_gateway_access_http_total", METRIC_COUNTER, "result",                           \
+      "Answers of the access-check APIs: ok, refused, nonsense, empty, busy, broken, network, timeout.")     \
     X(GM_ACCESS_HTTP_SECONDS, "event_gateway_access_http_seconds", METRIC_HISTOGRAM, NULL,                   \
       "How long the access-check APIs take to answer.")                                                      \
     X(GM_ACCESS_PENDING, "event_gateway_access_pending", METRIC_GAUGE, NULL,                                 \
