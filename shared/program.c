@@ -12,8 +12,9 @@
  * - A wrong configuration at start: every fault on standard error, exit 1. On reload: every fault in the
  *   log, and the old one stays.
  * - start() fails: it has logged why and undone what it did; exit 1.
- * - A handle is still open some seconds after program_stopped: that is a bug; it is logged by type, and the
- *   process ends with 1 without touching the context again, rather than hang. */
+ * - A handle is still open when the loop should have run dry after program_stopped: that is a bug; it is
+ *   logged by type, and the process ends with 1 without touching the context again, rather than hang or
+ *   free what the loop still knows. */
 #include "shared/program.h"
 
 #include "shared/admin.h"
@@ -269,11 +270,14 @@ static void on_hangup(uv_signal_t *handle, int number)
     log_info("RELOADED", "the new configuration is in force", LF_STR("config", p->config_path));
 }
 
-/* user: non-NULL for only those that keep the loop alive. */
-static void on_handle_left(uv_handle_t *handle, void *user)
+/* Counts and names the handles that are not ours and that nobody has closed. */
+static void on_handle(uv_handle_t *handle, void *user)
 {
-    if (uv_is_closing(handle) || (user && !(uv_has_ref(handle) && uv_is_active(handle))))
+    struct program *p = user;
+
+    if (uv_is_closing(handle) || handle == (uv_handle_t *)&p->dry || handle == (uv_handle_t *)&p->failed)
         return;
+    p->stuck = true;
     log_error("HANDLE-LEFT", "a handle is still open after the stop",
               LF_STR("type", uv_handle_type_name(handle->type)));
 }
@@ -283,10 +287,9 @@ static void on_dry_timeout(uv_timer_t *handle)
     struct program *p = handle->data;
 
     p->stuck = true;
-    p->status = 1;
     log_error("LOOP-STUCK", "the event loop does not run dry after the stop",
               LF_INT("waited_ms", DRY_TIMEOUT_MS));
-    uv_walk(&p->loop, on_handle_left, p);
+    uv_walk(&p->loop, on_handle, p);
     uv_stop(&p->loop);
 }
 
@@ -347,6 +350,9 @@ static void run_loop(struct program *p)
     p->state = STATE_RUNNING;
     signals_start(p);
     uv_run(&p->loop, UV_RUN_DEFAULT);
+    /* One that is idle or unreferenced does not keep the loop alive, but may live in the context. */
+    if (!p->stuck)
+        uv_walk(&p->loop, on_handle, p);
     if (p->stuck)
         return;
     /* The signal handles keep the loop alive until program_stopped closes them. */
@@ -361,6 +367,8 @@ static void run_dry(struct program *p)
     p->state = STATE_STOPPING;
     program_stopped(p);
     uv_run(&p->loop, UV_RUN_DEFAULT);
+    if (!p->stuck)
+        uv_walk(&p->loop, on_handle, p);
 }
 
 static void loop_close(struct program *p)
@@ -372,7 +380,6 @@ static void loop_close(struct program *p)
     uv_run(&p->loop, UV_RUN_DEFAULT);
     r = uv_loop_close(&p->loop);
     if (r < 0) {
-        uv_walk(&p->loop, on_handle_left, NULL);
         log_error("LOOP-CLOSE", "the event loop cannot be closed", LF_STR("error", uv_strerror(r)));
         p->status = 1;
     }
@@ -402,7 +409,9 @@ static int run(const struct program_ops *ops, const char *path)
     } else {
         run_loop(&p);
     }
-    if (!p.stuck)
+    if (p.stuck)
+        p.status = 1;
+    else
         loop_close(&p);
     log_info("STOPPED", "stopped", LF_INT("status", p.status));
     config_unref(p.config);
