@@ -39,7 +39,9 @@ enum { SECRET_MIN = 32 };
 /* Smallest RSA key, bits (RFC 7518, 3.3). */
 enum { RSA_BITS_MIN = 2048 };
 
-enum key_kind { KEY_SECRET, KEY_RSA, KEY_EC };
+/* For PS* libjwt takes only keys that are marked for it (id-RSASSA-PSS, RFC 4055, 1.2), and only from 1.13
+ * on. */
+enum key_kind { KEY_SECRET, KEY_RSA, KEY_RSA_PSS, KEY_EC };
 
 /* RFC 7518, 3.1. `group` is OpenSSL's name of the curve. */
 static const struct alg {
@@ -49,7 +51,7 @@ static const struct alg {
 } algs[] = {
     {"HS256", KEY_SECRET, NULL},     {"HS384", KEY_SECRET, NULL},    {"HS512", KEY_SECRET, NULL},
     {"RS256", KEY_RSA, NULL},        {"RS384", KEY_RSA, NULL},       {"RS512", KEY_RSA, NULL},
-    {"PS256", KEY_RSA, NULL},        {"PS384", KEY_RSA, NULL},       {"PS512", KEY_RSA, NULL},
+    {"PS256", KEY_RSA_PSS, NULL},    {"PS384", KEY_RSA_PSS, NULL},   {"PS512", KEY_RSA_PSS, NULL},
     {"ES256", KEY_EC, "prime256v1"}, {"ES384", KEY_EC, "secp384r1"}, {"ES512", KEY_EC, "secp521r1"},
 };
 
@@ -124,9 +126,11 @@ static const char *public_fault(const struct config_jwt_key *k, const struct alg
     ERR_clear_error(); /* what stays there confuses the next user of OpenSSL in this thread */
     if (!pkey)
         return "is not a public key in PEM";
-    if (alg->kind == KEY_RSA) {
-        if (EVP_PKEY_get_base_id(pkey) != EVP_PKEY_RSA)
+    if (alg->kind != KEY_EC) {
+        if (alg->kind == KEY_RSA && EVP_PKEY_get_base_id(pkey) != EVP_PKEY_RSA)
             return "is not an RSA key, which its algorithm needs";
+        if (alg->kind == KEY_RSA_PSS && EVP_PKEY_get_base_id(pkey) != EVP_PKEY_RSA_PSS)
+            return "is not an RSA-PSS key (id-RSASSA-PSS), which its algorithm needs";
         return EVP_PKEY_get_bits(pkey) < RSA_BITS_MIN ? "is an RSA key of less than 2048 bits" : NULL;
     }
     if (EVP_PKEY_get_base_id(pkey) != EVP_PKEY_EC)

@@ -21,7 +21,7 @@ enum { NOW = 1700000000 };
 
 #define SECRET "0123456789abcdef0123456789abcdef"
 
-static EVP_PKEY *rsa_a, *rsa_b, *rsa_small, *ec256, *ec384, *ed25519;
+static EVP_PKEY *rsa_a, *rsa_b, *rsa_small, *rsa_pss, *ec256, *ec384, *ed25519;
 
 /* ---- making tokens, without libjwt ---- */
 
@@ -79,8 +79,10 @@ static void add_signature(struct buf *out, const char *alg, EVP_PKEY *pkey, cons
     }
     ctx = EVP_MD_CTX_new();
     assert_int_equal(EVP_DigestSignInit(ctx, &params, hash_of(alg), NULL, pkey), 1);
-    if (alg[0] == 'P')
+    if (alg[0] == 'P') {
         assert_int_equal(EVP_PKEY_CTX_set_rsa_padding(params, RSA_PKCS1_PSS_PADDING), 1);
+        assert_int_equal(EVP_PKEY_CTX_set_rsa_pss_saltlen(params, RSA_PSS_SALTLEN_DIGEST), 1);
+    }
     assert_int_equal(EVP_DigestSign(ctx, sig, &len, (unsigned char *)out->data, out->len), 1);
     EVP_MD_CTX_free(ctx);
     buf_add_char(out, '.');
@@ -136,21 +138,34 @@ static char *private_pem(EVP_PKEY *pkey)
     return copy;
 }
 
+static EVP_PKEY *make_rsa_pss(void)
+{
+    EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_id(EVP_PKEY_RSA_PSS, NULL);
+    EVP_PKEY *pkey = NULL;
+
+    assert_int_equal(EVP_PKEY_keygen_init(ctx), 1);
+    assert_int_equal(EVP_PKEY_CTX_set_rsa_keygen_bits(ctx, 2048), 1);
+    assert_int_equal(EVP_PKEY_keygen(ctx, &pkey), 1);
+    EVP_PKEY_CTX_free(ctx);
+    return pkey;
+}
+
 static int make_keys(void **state)
 {
     (void)state;
     rsa_a = EVP_RSA_gen(2048);
     rsa_b = EVP_RSA_gen(2048);
     rsa_small = EVP_RSA_gen(1024);
+    rsa_pss = make_rsa_pss();
     ec256 = EVP_EC_gen("P-256");
     ec384 = EVP_EC_gen("P-384");
     ed25519 = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
-    return rsa_a && rsa_b && rsa_small && ec256 && ec384 && ed25519 ? 0 : -1;
+    return rsa_a && rsa_b && rsa_small && rsa_pss && ec256 && ec384 && ed25519 ? 0 : -1;
 }
 
 static int free_keys(void **state)
 {
-    EVP_PKEY *all[] = {rsa_a, rsa_b, rsa_small, ec256, ec384, ed25519};
+    EVP_PKEY *all[] = {rsa_a, rsa_b, rsa_small, rsa_pss, ec256, ec384, ed25519};
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
@@ -346,11 +361,11 @@ static void each_algorithm_is_verified_with_its_own_key_only(void **state)
         EVP_PKEY **pkey;
         const char *secret;
     } rows[] = {
-        {"RS256", "{\"alg\":\"RS256\"}", &rsa_a, NULL}, {"RS384", "{\"alg\":\"RS384\"}", &rsa_a, NULL},
-        {"RS512", "{\"alg\":\"RS512\"}", &rsa_a, NULL}, {"ES256", "{\"alg\":\"ES256\"}", &ec256, NULL},
-        {"ES384", "{\"alg\":\"ES384\"}", &ec384, NULL}, {"HS256", "{\"alg\":\"HS256\"}", NULL, SECRET},
-        {"HS384", "{\"alg\":\"HS384\"}", NULL, SECRET}, {"HS512", "{\"alg\":\"HS512\"}", NULL, SECRET},
-        {"PS256", "{\"alg\":\"PS256\"}", &rsa_a, NULL},
+        {"RS256", "{\"alg\":\"RS256\"}", &rsa_a, NULL},   {"RS384", "{\"alg\":\"RS384\"}", &rsa_a, NULL},
+        {"RS512", "{\"alg\":\"RS512\"}", &rsa_a, NULL},   {"ES256", "{\"alg\":\"ES256\"}", &ec256, NULL},
+        {"ES384", "{\"alg\":\"ES384\"}", &ec384, NULL},   {"HS256", "{\"alg\":\"HS256\"}", NULL, SECRET},
+        {"HS384", "{\"alg\":\"HS384\"}", NULL, SECRET},   {"HS512", "{\"alg\":\"HS512\"}", NULL, SECRET},
+        {"PS256", "{\"alg\":\"PS256\"}", &rsa_pss, NULL},
     };
 
     (void)state;
@@ -514,8 +529,11 @@ static void keys_that_verify_nothing_are_refused(void **state)
     check_refused_key("none", strdup(SECRET), "\"none\"");
     check_refused_key("rs256", public_pem(rsa_a), "\"rs256\"");
     check_refused_key("EdDSA", public_pem(ed25519), "\"EdDSA\"");
+    check_refused_key("RS256", public_pem(rsa_pss), "not an RSA key");
     if (jwt_str_alg("PS256") == JWT_ALG_INVAL)
-        check_refused_key("PS256", public_pem(rsa_a), "\"PS256\"");
+        check_refused_key("PS256", public_pem(rsa_pss), "\"PS256\"");
+    else
+        check_refused_key("PS256", public_pem(rsa_a), "id-RSASSA-PSS");
 }
 
 static void the_second_wrong_key_is_named(void **state)
