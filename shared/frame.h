@@ -23,7 +23,8 @@ struct frame_event {
 };
 
 /* Append the second part of the frame, from "headers" to the last brace. -ENOMEM, or 0. */
-MUST_CHECK int frame_build(struct buf *out, const struct frame_event *event);
+MUST_CHECK
+int frame_build(struct buf *out, const struct frame_event *event);
 
 /* Append {"id":"<exchange>:<partition>: - what comes before the epoch, with the exchange escaped. */
 void frame_add_head(struct buf *out, const char *exchange, int partition);

@@ -23,19 +23,21 @@ struct token;
 /* Load the keys that the configuration names (already read by config). Returns 0, -ENOMEM, or
  * ERR_CONFIG when a key cannot verify anything (not a key, or of another kind than its algorithms); then
  * *ret_error is a sentence to free(). No keys at all is fine: then no token verifies. */
-MUST_CHECK int token_keys_new(const struct config_jwt *conf, struct token_keys **ret_keys, char **ret_error);
+MUST_CHECK
+int token_keys_new(const struct config_jwt *conf, struct token_keys **ret_keys, char **ret_error);
 void token_keys_free(struct token_keys *keys);
 
 /* Verify `raw`. now_s: wall clock, seconds. Returns 0 with an owned token, or ERR_TOKEN_*, -ENOMEM. */
-MUST_CHECK int token_verify(const struct token_keys *keys, const char *raw, size_t len, int64_t now_s,
-                            struct token **ret_token);
+MUST_CHECK
+int token_verify(const struct token_keys *keys, const char *raw, size_t len, int64_t now_s,
+                 struct token **ret_token);
 /* Tokens are shared: immutable and counted (loop thread only). */
 struct token *token_ref(struct token *t);
 void token_unref(struct token *t); /* NULL is fine */
 
 const char *token_raw(const struct token *t, size_t *ret_len);
-/* `sub` as text (an integer is taken as its decimal digits), or NULL if it has none: the claim is absent, empty, or of
- * another type. */
+/* `sub` as text (an integer is taken as its decimal digits), or NULL if it has none: the claim is absent,
+ * empty, or of another type. */
 const char *token_sub(const struct token *t);
 /* Wall-clock second at which the token ends for us: exp + leeway, INT64_MAX if it has no exp. */
 int64_t token_end_s(const struct token *t);
