@@ -49,6 +49,7 @@ static void walk_load(struct walk *w)
 
 static void walk_begin(struct walk *w, const char *text, size_t len)
 {
+    assert(len <= TOPIC_MAX); /* a longer word would not fit into topic_word.len */
     /* The empty text has no words, which is the place behind its end. */
     *w = (struct walk){.text = len ? text : "", .len = len, .at = len ? 0 : 1};
     walk_load(w);
@@ -75,7 +76,6 @@ size_t topic_split(const char *text, size_t len, struct topic_word words[TOPIC_W
     struct walk w;
     size_t n = 0;
 
-    assert(len <= TOPIC_MAX);
     for (walk_begin(&w, text, len); !walk_is_over(&w); walk_next(&w))
         words[n++] = w.word;
     return n;
@@ -86,7 +86,6 @@ bool topic_match(const char *pattern, size_t pattern_len, const char *key, size_
     struct walk p, k, hash_p, hash_k; /* hash_*: behind the latest "#", and where its next try begins */
     bool hash = false;
 
-    assert(pattern_len <= TOPIC_MAX && key_len <= TOPIC_MAX);
     walk_begin(&p, pattern, pattern_len);
     walk_begin(&k, key, key_len);
     for (;;) {
@@ -128,7 +127,6 @@ size_t topic_key_prefixes(const char *key, size_t len, uint8_t lens[TOPIC_WORDS_
     struct walk w;
     size_t n = 0;
 
-    assert(len <= TOPIC_MAX);
     lens[n++] = 0;
     for (walk_begin(&w, key, len); !walk_is_over(&w); walk_next(&w)) {
         size_t end = w.at + w.word.len;

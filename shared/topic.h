@@ -3,7 +3,8 @@
  * A routing key is words split by '.'; the empty key has no words at all, "." has two empty ones. In a
  * pattern a word "*" stands for one word, "#" for zero or more; "p*" is a literal word
  * (AMQP 0-9-1, 3.1.3.3; RabbitMQ's rabbit_exchange_type_topic for the corners). Keys and patterns are
- * bytes of any value. */
+ * bytes of any value. No text given here is longer than TOPIC_MAX: that is asserted, so texts from outside
+ * are measured before. */
 #ifndef EF_TOPIC_H
 #define EF_TOPIC_H
 
@@ -19,7 +20,7 @@ struct topic_word {
     uint8_t len;
 };
 
-/* Split into words. len <= TOPIC_MAX (asserted). Returns the number of words (0 for the empty text). */
+/* Split into words. Returns the number of words (0 for the empty text). */
 size_t topic_split(const char *text, size_t len, struct topic_word words[TOPIC_WORDS_MAX]);
 
 static inline bool topic_is_star(struct topic_word w)
