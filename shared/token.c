@@ -263,6 +263,14 @@ void token_keys_free(struct token_keys *keys)
     free(keys);
 }
 
+bool token_keys_have(const struct token_keys *keys, const struct token *t)
+{
+    for (size_t i = 0; i < keys->count; i++)
+        if (strcmp(keys->keys[i].id, t->key_id) == 0)
+            return true;
+    return false;
+}
+
 /* ---- base64url ---- */
 
 static int digit64(char c)

@@ -26,6 +26,8 @@ struct token;
 MUST_CHECK
 int token_keys_new(const struct config_jwt *conf, struct token_keys **ret_keys, char **ret_error);
 void token_keys_free(struct token_keys *keys);
+/* Is the key that verified `t` still among these keys? After a reload: no means that the token is void. */
+bool token_keys_have(const struct token_keys *keys, const struct token *t);
 
 /* Verify `raw`. now_s: wall clock, seconds. Returns 0 with an owned token, or ERR_TOKEN_*, -ENOMEM. */
 MUST_CHECK
