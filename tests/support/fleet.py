@@ -58,13 +58,15 @@ DELETE = object()
 
 
 def default_exchanges(access_url):
-    """The exchanges of DESIGN.md 7 against one access-check API, and warehouse.dataset for old names."""
+    """The exchanges of the original service, with its rules, against one access-check API; and "public"."""
+    project = access_url + "/event/checkaccess/project/"
     return {
         "wf": {"access": [{"http": access_url + "/event/checkaccess/{key}"}]},
         "wf.task": {"access": [{"http": access_url + "/event/checkaccess/instance/{key.0}"}]},
         "wf.instance": {"access": [{"when": "na.#", "allow": True}, {"claim": "/gids", "has": "{key.0}"}]},
-        "warehouse": {"access": [{"when": "dataset.*.*.*.#",
-                                  "http": access_url + "/event/checkaccess/project/{key.3}"}]},
+        "warehouse": {"access": [{"when": f"{collection}.*.*.*.#", "http": project + "{key.3}"}
+                                 for collection in ("dataset", "project", "rule")]},
+        "warehouse.dataset": {"access": [{"http": project + "{key.0}"}]},
         "public": {"access": "public"},
     }
 

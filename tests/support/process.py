@@ -1,23 +1,35 @@
 """One child process with a log file, in its own session so that a Ctrl-C at the terminal reaches only the parent."""
+import ctypes
 import os
 import signal
 import subprocess
 
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _die_with_parent():
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
 
 class Process:
-    def __init__(self, name, argv, log, env=None, cwd=None):
+    """die_with_parent: the kernel sends it SIGTERM when the thread that started it ends, however that ends."""
+
+    def __init__(self, name, argv, log, env=None, cwd=None, die_with_parent=False):
         self.name = name
         self.argv = [str(a) for a in argv]
         self.log = str(log)
         self.env = env
         self.cwd = cwd
+        self.die_with_parent = die_with_parent
         self.popen = None
 
     def start(self):
         assert self.popen is None, f"{self.name} is running"
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                          env=self.env, cwd=self.cwd, start_new_session=True)
+                                          env=self.env, cwd=self.cwd, start_new_session=True,
+                                          preexec_fn=_die_with_parent if self.die_with_parent else None)
         return self
 
     @property

@@ -26,12 +26,13 @@ class RabbitServer:
 
     vhost "/" exists; add_vhost makes more. The user is guest/guest."""
 
-    def __init__(self, directory, port=None, config_lines=()):
+    def __init__(self, directory, port=None, config_lines=(), node=None, epmd_port=None, dist_port=None, log=None,
+                 **process):
         self.directory = Path(directory).resolve()
         self.port = port or free_port()
-        self.epmd_port = free_port()
-        self.dist_port = free_port()
-        self.node = f"event-fleet-{secrets.token_hex(4)}@localhost"
+        self.epmd_port = epmd_port or free_port()
+        self.dist_port = dist_port or free_port()
+        self.node = node or f"event-fleet-{secrets.token_hex(4)}@localhost"
         home = self.directory / "home"
         for d in (home, self.directory / "log", self.directory / "mnesia"):
             d.mkdir(parents=True, exist_ok=True)
@@ -65,10 +66,10 @@ class RabbitServer:
             RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+sbwt none +sbwtdcpu none +sbwtdio none "
                                                 "-kernel inet_dist_use_interface {127,0,0,1}")
         self.env.pop("RABBITMQ_NODE_PORT", None)
-        self.process = Process("rabbitmq", [_BIN / "rabbitmq-server"], self.directory / "rabbitmq.out",
-                               env=self.env, cwd=self.directory)
+        self.process = Process("rabbitmq", [_BIN / "rabbitmq-server"],
+                               log or self.directory / "rabbitmq.out", env=self.env, cwd=self.directory, **process)
         self.epmd = Process("epmd", ["epmd", "-port", self.epmd_port, "-address", "127.0.0.1"],
-                            self.directory / "epmd.log", env=self.env, cwd=self.directory)
+                            self.directory / "epmd.log", env=self.env, cwd=self.directory, **process)
 
     @property
     def pid(self):

@@ -11,7 +11,7 @@ from .wait import wait_for
 class RedisServer:
     """start() returns when it answers PING. No persistence unless options ask for it."""
 
-    def __init__(self, directory, port=None, options=(), binary="redis-server"):
+    def __init__(self, directory, port=None, options=(), binary="redis-server", log=None, **process):
         self.directory = Path(directory)
         self.port = port or free_port()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ class RedisServer:
             binary, "--port", self.port, "--bind", "127.0.0.1", "--dir", self.directory, "--save", "",
             "--appendonly", "no", "--maxmemory-policy", "volatile-ttl", "--daemonize", "no",
             # Many short test connections; none of them should meet the backlog of a busy machine.
-            "--tcp-backlog", "511", *options], self.directory / "redis.log", cwd=self.directory)
+            "--tcp-backlog", "511", *options], log or self.directory / "redis.log", cwd=self.directory, **process)
 
     @property
     def pid(self):
