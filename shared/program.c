@@ -297,9 +297,15 @@ void program_stopped(struct program *p)
 {
     assert(p->state == STATE_STOPPING);
     p->state = STATE_STOPPED;
+    /* Closing the handles restores the default action: a second SIGTERM would kill what is about to end with
+     * its own status. Held back for the moment in between, ignored from then on. */
+    signals_mask(SIG_BLOCK);
     uv_close((uv_handle_t *)&p->term, NULL);
     uv_close((uv_handle_t *)&p->interrupt, NULL);
     uv_close((uv_handle_t *)&p->hangup, NULL);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     /* Unreferenced: it watches the loop, it does not keep it alive. */
     uv_timer_start(&p->dry, on_dry_timeout, DRY_TIMEOUT_MS, 0);
     uv_unref((uv_handle_t *)&p->dry);

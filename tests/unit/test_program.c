@@ -120,6 +120,12 @@ static void app_finish(void *ctx)
     struct app *app = ctx;
 
     log_info("FINISH-CALLED", "finish was called");
+    if (behaves("signalled-at-the-end")) {
+        raise(SIGTERM);
+        raise(SIGINT);
+        raise(SIGHUP);
+        log_info("SURVIVED", "the signals are ignored");
+    }
     config_unref(app->config);
     free(app);
 }
@@ -298,6 +304,20 @@ static void further_signals_while_stopping_change_nothing(void **state)
     assert_null(strstr(c.text.data + c.seen, "STOP-CALLED"));
 }
 
+static void signals_after_the_stop_change_nothing(void **state)
+{
+    CLEANUP(child_done) struct child c = {0};
+
+    (void)state;
+    config_write("{}");
+    c = child_start("signalled-at-the-end", NULL);
+    child_wait_for(&c, "READY");
+    assert_int_equal(kill(c.pid, SIGTERM), 0);
+    assert_int_equal(child_end(&c), 0);
+    child_wait_for(&c, "SURVIVED");
+    child_wait_for(&c, "STOPPED");
+}
+
 static void a_reload_takes_what_is_right_and_refuses_what_is_wrong(void **state)
 {
     CLEANUP(child_done) struct child c = {0};
@@ -460,6 +480,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_signal_stops_it_with_exit_0),
         cmocka_unit_test(signals_during_the_start_are_held_back_and_then_stop_it),
         cmocka_unit_test(further_signals_while_stopping_change_nothing),
+        cmocka_unit_test(signals_after_the_stop_change_nothing),
         cmocka_unit_test(a_reload_takes_what_is_right_and_refuses_what_is_wrong),
         cmocka_unit_test(a_reload_changes_the_log_level),
         cmocka_unit_test(failures_end_with_exit_1_and_an_orderly_stop),
