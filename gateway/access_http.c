@@ -68,6 +68,7 @@ struct access_http {
     struct origin *origins;
     struct access_http_request *first, *last; /* by deadline */
     uv_timer_t curl_timer, deadline_timer;
+    struct socket_poll *polls;
     size_t handles; /* timers and sockets that are not closed yet */
     void (*closed)(void *user);
     void *closed_user;
@@ -78,6 +79,7 @@ struct socket_poll {
     uv_poll_t handle;
     curl_socket_t fd;
     struct access_http *http;
+    struct socket_poll *prev, *next;
 };
 
 /* ---- judging ---- */
@@ -395,10 +397,24 @@ static struct socket_poll *poll_new(struct access_http *h, curl_socket_t fd)
     }
     p->handle.data = p;
     h->handles++;
+    p->next = h->polls;
+    if (p->next)
+        p->next->prev = p;
+    h->polls = p;
     curl_multi_assign(h->multi, fd, p);
     return p;
 }
 
+static void poll_close(struct socket_poll *p)
+{
+    *(p->prev ? &p->prev->next : &p->http->polls) = p->next;
+    if (p->next)
+        p->next->prev = p->prev;
+    uv_close((uv_handle_t *)&p->handle, poll_closed);
+}
+
+/* Answers 0 also where memory is lacking: -1 would make libcurl give up the multi handle for good, while a
+ * transfer that nobody drives ends at its deadline. */
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *assigned)
 {
     struct access_http *h = user;
@@ -409,19 +425,20 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *a
     if (what == CURL_POLL_REMOVE) {
         if (p) {
             curl_multi_assign(h->multi, fd, NULL);
-            uv_close((uv_handle_t *)&p->handle, poll_closed);
+            poll_close(p);
         }
         return 0;
     }
     if (!p)
         p = poll_new(h, fd);
     if (!p)
-        return -1;
+        return 0;
     if (what & CURL_POLL_IN)
         events |= UV_READABLE;
     if (what & CURL_POLL_OUT)
         events |= UV_WRITABLE;
-    return uv_poll_start(&p->handle, events, on_poll) < 0 ? -1 : 0;
+    (void)uv_poll_start(&p->handle, events, on_poll); /* as above */
+    return 0;
 }
 
 static void on_curl_timer(uv_timer_t *timer)
@@ -489,7 +506,9 @@ void access_http_close(struct access_http *h, void (*closed)(void *user), void *
     h->closed_user = user;
     while (h->first)
         access_http_cancel(h->first);
-    curl_multi_cleanup(h->multi); /* closes its connections, which closes our polls */
+    curl_multi_cleanup(h->multi); /* closes its connections, and says so to on_socket */
+    while (h->polls)
+        poll_close(h->polls);
     uv_close((uv_handle_t *)&h->curl_timer, timer_closed);
     uv_close((uv_handle_t *)&h->deadline_timer, timer_closed);
 }
