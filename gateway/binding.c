@@ -139,6 +139,7 @@ static struct binding *binding_new(struct session *s, struct partition *p, const
         return NULL;
     binding->session = s;
     binding->partition = p;
+    p->bindings++;
     binding->len = (uint8_t)len;
     if (len)
         memcpy(binding->pattern, key, len);
@@ -167,6 +168,7 @@ static void binding_free(struct binding *binding)
         binding->next->pprev = binding->pprev;
     binding->session->binding_count--;
     free(binding);
+    p->bindings--;
     feed_release(p);
 }
 

@@ -224,7 +224,7 @@ static void partition_remove(struct partition *p)
 
 void feed_release(struct partition *p)
 {
-    if (!p->removed || router_size(p->router) > 0 || interest_channels(p->interest) > 0)
+    if (!p->removed || p->bindings > 0 || router_size(p->router) > 0 || interest_channels(p->interest) > 0)
         return;
     if (!interest_is_idle(p->interest))
         return;

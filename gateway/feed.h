@@ -45,6 +45,7 @@ struct partition {
     struct feed *feed;
     struct router *router;
     struct interest *interest;
+    size_t bindings;       /* that point here, live or not: counted by binding.c */
     struct position last;  /* every event up to here was routed, or is of no interest */
     int64_t tick_ms;       /* monotonic, of the last tick; 0 before the first */
     bool broker_connected; /* as the last tick said */

@@ -213,18 +213,26 @@ static int64_t session_look(struct session *s, int64_t now)
         return -1;
     }
     if (s->end_ms != INT64_MAX) {
-        next_ms = s->end_ms - now;
-        if (next_ms <= WARN_BEFORE_END_S * 1000 && !s->warned && s->used_req) {
+        int64_t left_ms = s->end_ms - now;
+
+        /* Look again when it is time to warn, and at the end. */
+        next_ms = left_ms > WARN_BEFORE_END_S * 1000 ? left_ms - WARN_BEFORE_END_S * 1000 : left_ms;
+        if (left_ms <= WARN_BEFORE_END_S * 1000 && !s->warned && s->used_req) {
             s->warned = true;
-            protocol_expires(s, (next_ms + 999) / 1000);
+            protocol_expires(s, (left_ms + 999) / 1000);
         }
     }
     if (ping_after_ms > 0) {
+        int64_t due;
+
         if (!s->ping_ms && now - s->heard_ms >= ping_after_ms)
             send_ping(s, now);
-        int64_t due =
-            s->ping_ms ? s->ping_ms + c->gateway.pong_timeout_s * 1000 : s->heard_ms + ping_after_ms;
-
+        due = s->heard_ms + ping_after_ms;
+        /* A ping that is answered at once must not delay the next one by the whole timeout. */
+        if (due <= now)
+            due = now + ping_after_ms;
+        if (s->ping_ms && s->ping_ms + c->gateway.pong_timeout_s * 1000 < due)
+            due = s->ping_ms + c->gateway.pong_timeout_s * 1000;
         if (due - now < next_ms)
             next_ms = due - now;
     }
