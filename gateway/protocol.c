@@ -186,11 +186,16 @@ static void count_request(struct session *s, const char *command)
     metric_add(metrics_get(session_shared(s)->metrics, GM_REQUESTS, command), 1);
 }
 
+static bool req_is_valid(const json_t *req)
+{
+    return json_is_integer(req) || (json_is_string(req) && json_string_length(req) <= REQ_MAX);
+}
+
 static void serve_object(struct session *s, const json_t *message)
 {
     json_t *req = json_object_get(message, "req");
 
-    if (req && !json_is_integer(req) && !(json_is_string(req) && json_string_length(req) <= REQ_MAX)) {
+    if (req && !req_is_valid(req)) {
         protocol_error(s, NULL, CODE_BAD_REQUEST, "req must be an integer or a string of at most %d bytes",
                        REQ_MAX);
         return;
@@ -209,11 +214,29 @@ static void serve_object(struct session *s, const json_t *message)
     protocol_error(s, req, CODE_BAD_REQUEST, "The message has none of bind, unbind, auth, ping");
 }
 
+static json_t *parse(const char *text, size_t len, json_error_t *error)
+{
+    return len ? json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, error)
+               : NULL;
+}
+
+void protocol_refuse_rate(struct session *s, const char *text, size_t len)
+{
+    json_error_t error;
+    json_t *message = parse(text, len, &error);
+    const json_t *req = json_object_get(message, "req");
+
+    if (req && !req_is_valid(req))
+        req = NULL;
+    s->used_req |= req != NULL;
+    protocol_error(s, req, CODE_RATE_LIMITED, "Too many requests");
+    json_decref(message);
+}
+
 void protocol_message(struct session *s, const char *text, size_t len)
 {
     json_error_t error;
-    json_t *message =
-        len ? json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error) : NULL;
+    json_t *message = parse(text, len, &error);
 
     if (json_is_object(message)) {
         serve_object(s, message);

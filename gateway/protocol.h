@@ -16,6 +16,8 @@ enum { REQ_MAX = 128 };
 
 /* Serve one whole message. It may close the session. */
 void protocol_message(struct session *s, const char *text, size_t len);
+/* Answer a message that comes too soon: its `req` waits for an answer, whatever that is. */
+void protocol_refuse_rate(struct session *s, const char *text, size_t len);
 
 /* {"error":text} or {"req":..,"error":text,"code":..}. req: borrowed, may be NULL. */
 void protocol_error(struct session *s, const json_t *req, enum error_code code, const char *format, ...)

@@ -576,7 +576,7 @@ static void serve(struct session *s, const char *text, size_t len)
             session_close(s, CLOSE_RATE);
             return;
         }
-        protocol_error(s, NULL, CODE_RATE_LIMITED, "Too many requests");
+        protocol_refuse_rate(s, text, len);
         return;
     }
     protocol_message(s, text, len);
