@@ -24,10 +24,14 @@ struct bind_request {
     struct access_check *check;       /* in flight, or NULL */
     struct config *config;            /* under which the check was begun */
     json_t *req;                      /* to be answered, or NULL */
+    struct replay_entry replay;
     int64_t deadline_ms;
     bool granted;
     bool recheck;
     bool queued; /* a recheck that has not begun */
+    bool since;  /* the client said where it was: tell it whether that could be served */
+    bool behind; /* there is something to replay from replay.from */
+    bool recovered;
 };
 
 struct binding {
@@ -60,6 +64,7 @@ struct bindings {
 
 static void on_verdict(void *user, enum access_verdict verdict, const char *text);
 static void pump_rechecks(struct bindings *b);
+static bool same_rules(const struct config *a, const struct config *b, const char *exchange);
 
 /* --- lists ------------------------------------------------------------------------------------------------
  */
@@ -94,13 +99,13 @@ static struct bindings *bindings_of(const struct binding *binding)
     return sessions_bindings(binding->session->all);
 }
 
-/* --- one binding's life
- * ------------------------------------------------------------------------------------- */
+/* --- one binding's life --- */
 
 static void request_free(struct bind_request *r)
 {
     struct bindings *b = bindings_of(r->binding);
 
+    replay_remove(r->binding->partition->replay, &r->replay);
     if (r->check) {
         access_cancel(r->check);
         if (r->recheck)
@@ -183,8 +188,7 @@ void bindings_drop_all(struct session *s)
         binding_free(s->bindings);
 }
 
-/* --- answers
- * ------------------------------------------------------------------------------------------------ */
+/* --- answers --- */
 
 /* Refuse a new binding, or take back a live one. */
 static void binding_fail(struct binding *binding, enum error_code code, const char *text)
@@ -201,18 +205,34 @@ static void binding_fail(struct binding *binding, enum error_code code, const ch
 static void answer_live(struct binding *binding)
 {
     struct bind_request *r = binding->request;
+    const struct partition *p = binding->partition;
     CLEANUP(buf_done) struct buf pos = {0};
-    json_t *more = NULL;
+    json_t *more = json_object();
 
-    if (r->req && partition_position(binding->partition, true, &pos) && buf_status(&pos) == 0)
-        more = json_pack("{s:s%}", "pos", pos.data, pos.len);
+    /* A lack of memory leaves a member out; the client sees that it has no position to resume from. */
+    if (r->req && r->since)
+        (void)json_object_set_new(more, "recovered", json_boolean(r->recovered));
+    if (r->req && p->last.epoch[0]) {
+        position_print(&p->last, p->exchange, p->number, &pos);
+        (void)json_object_set_new(more, "pos", json_string(pos.data));
+    }
     protocol_ok(binding->session, r->req, more);
 }
 
 static void binding_live(struct binding *binding)
 {
+    struct bind_request *r = binding->request;
     struct partition *p = binding->partition;
 
+    if (r->replay.state != REPLAY_NONE)
+        return;
+    if (r->behind && !binding->entry.node) {
+        r->behind = false;
+        r->replay.pattern = binding->pattern;
+        r->replay.pattern_len = binding->len;
+        feed_resume(p, &r->replay);
+        return;
+    }
     if (!binding->entry.node) {
         if (router_add(p->router, binding->pattern, binding->len, &binding->entry) < 0) {
             binding_fail(binding, CODE_UNAVAILABLE, "Out of memory");
@@ -222,6 +242,43 @@ static void binding_live(struct binding *binding)
         answer_live(binding);
     }
     request_free(binding->request);
+}
+
+static struct binding *binding_of_replay(const struct replay_entry *e)
+{
+    return container_of(e, struct bind_request, replay)->binding;
+}
+
+bool binding_replay(struct replay_entry *e, const struct feed_event *event)
+{
+    struct session *s = binding_of_replay(e)->session;
+
+    if (!session_may_replay(s, 2))
+        return false;
+    session_replay(s, event);
+    return true;
+}
+
+bool binding_may_continue(const struct replay_entry *e)
+{
+    return session_may_replay(binding_of_replay(e)->session, 4);
+}
+
+void binding_joined(struct replay_entry *e, bool recovered)
+{
+    struct binding *binding = binding_of_replay(e);
+
+    binding->request->recovered = recovered;
+    if (binding->request->granted)
+        binding_live(binding);
+}
+
+bool bindings_live_on(const struct session *s, const struct partition *p)
+{
+    for (const struct binding *binding = s->bindings; binding; binding = binding->next)
+        if (binding->partition == p && binding->entry.node)
+            return true;
+    return false;
 }
 
 /* It is granted: go on to the channel, or to being live. */
@@ -249,8 +306,7 @@ void binding_channel_live(struct interest_ref *ref)
         binding_live(binding);
 }
 
-/* --- the check
- * ------------------------------------------------------------------------------------------------ */
+/* --- the check --- */
 
 static void apply_verdict(struct binding *binding, enum access_verdict verdict, const char *text);
 
@@ -277,17 +333,6 @@ static void binding_check(struct binding *binding)
         apply_verdict(binding, verdict, text);
     else if (r->recheck)
         bindings_of(binding)->rechecking++;
-}
-
-/* Do the rules under which the check began still stand? */
-static bool rules_stand(const struct binding *binding)
-{
-    const char *name = binding->partition->exchange;
-    const struct config *now = sessions_config(binding->session->all), *then = binding->request->config;
-    const struct config_exchange *a = config_exchange_find(then, name, strlen(name));
-    const struct config_exchange *b = config_exchange_find(now, name, strlen(name));
-
-    return now == then || (a && b && strcmp(a->text, b->text) == 0);
 }
 
 static void apply_verdict(struct binding *binding, enum access_verdict verdict, const char *text)
@@ -335,18 +380,17 @@ static void on_verdict(void *user, enum access_verdict verdict, const char *text
     binding->request->check = NULL;
     if (binding->request->recheck)
         b->rechecking--;
-    if (!rules_stand(binding))
+    if (!same_rules(binding->request->config, sessions_config(b->all), binding->partition->exchange))
         binding_check(binding);
     else
         apply_verdict(binding, verdict, text);
     pump_rechecks(b);
 }
 
-/* --- requests
- * --------------------------------------------------------------------------------------------------- */
+/* --- requests --- */
 
 void binding_request(struct session *s, const char *exchange, size_t exchange_len, const char *key,
-                     size_t key_len, json_t *req)
+                     size_t key_len, const struct position *since, json_t *req)
 {
     const struct sessions_shared *shared = session_shared(s);
     int64_t max = shared->config->gateway.session_bindings_max;
@@ -372,6 +416,11 @@ void binding_request(struct session *s, const char *exchange, size_t exchange_le
         binding_free(binding);
         return;
     }
+    binding->request->since = since != NULL;
+    binding->request->behind = since || !feed_is_live(p);
+    binding->request->replay.from = since ? *since : p->last;
+    if (!since && !p->last.epoch[0])
+        binding->request->behind = false; /* nothing was heard yet: it begins with the first event */
     binding_check(binding);
 }
 
@@ -391,6 +440,14 @@ bool binding_take_back(struct session *s, const char *exchange, size_t exchange_
     return false;
 }
 
+static bool replays_on(const struct session *s, const struct partition *p)
+{
+    for (const struct binding *binding = s->bindings; binding; binding = binding->next)
+        if (binding->partition == p && binding->request && binding->request->replay.state != REPLAY_NONE)
+            return true;
+    return false;
+}
+
 json_t *bindings_positions(const struct session *s)
 {
     json_t *all = json_object();
@@ -400,8 +457,9 @@ json_t *bindings_positions(const struct session *s)
         CLEANUP(buf_done) struct buf name = {0}, pos = {0};
 
         buf_printf(&name, "%s:%d", p->exchange, p->number);
-        if (buf_status(&name) < 0 || json_object_get(all, name.data) || !partition_position(p, false, &pos))
+        if (buf_status(&name) < 0 || !p->last.epoch[0] || json_object_get(all, name.data) || replays_on(s, p))
             continue;
+        position_print(&p->last, NULL, 0, &pos);
         /* A lack of memory leaves one position out; the client keeps its older one. */
         if (buf_status(&pos) == 0)
             (void)json_object_set_new(all, name.data, json_string(pos.data));
@@ -409,8 +467,29 @@ json_t *bindings_positions(const struct session *s)
     return all;
 }
 
-/* --- rechecks
- * ---------------------------------------------------------------------------------------------------- */
+/* --- rechecks --- */
+
+/* Do these configurations give the exchange the same rules? */
+static bool same_rules(const struct config *a, const struct config *b, const char *exchange)
+{
+    const struct config_exchange *x = config_exchange_find(a, exchange, strlen(exchange));
+    const struct config_exchange *y = config_exchange_find(b, exchange, strlen(exchange));
+
+    return a == b || (x && y && strcmp(x->text, y->text) == 0);
+}
+
+static void binding_recheck(struct binding *binding)
+{
+    if (!binding->request) {
+        if (!request_new(binding, NULL, true))
+            binding_fail(binding, CODE_UNAVAILABLE, "Out of memory");
+        return;
+    }
+    /* A check in flight is judged under the new rules when it comes, one that waits for its turn is made
+     * under them. Else it was granted under the old ones, and waits for its channel or replays. */
+    if (!binding->request->check && !binding->request->queued)
+        binding_check(binding);
+}
 
 void bindings_recheck(struct session *s, const struct config *old)
 {
@@ -419,23 +498,15 @@ void bindings_recheck(struct session *s, const struct config *old)
 
     for (binding = s->bindings; binding; binding = next) {
         const char *name = binding->partition->exchange;
-        const struct config_exchange *a = config_exchange_find(old, name, strlen(name));
-        const struct config_exchange *b = config_exchange_find(now, name, strlen(name));
 
         next = binding->next;
-        if (a && b && strcmp(a->text, b->text) == 0)
-            continue;
-        if (!b) {
+        if (!config_exchange_find(now, name, strlen(name)))
             binding_fail(binding, binding->entry.node ? CODE_REVOKED : CODE_UNKNOWN_EXCHANGE,
                          "The exchange is gone");
-        } else if (!binding->request) {
-            if (!request_new(binding, NULL, true))
-                binding_fail(binding, CODE_UNAVAILABLE, "Out of memory");
-        } else if (!binding->request->check && !binding->request->queued) {
-            binding_check(binding); /* granted under the old rules, still waiting for its channel */
-        }
-        /* A check in flight is judged under the new rules when it comes. */
+        else if (!old || !same_rules(old, now, name))
+            binding_recheck(binding);
     }
+    pump_rechecks(sessions_bindings(s->all));
 }
 
 static void pump_rechecks(struct bindings *b)
@@ -462,9 +533,15 @@ static void on_timer(uv_timer_t *timer)
     int64_t now = clock_mono_ms();
 
     while (b->pending.oldest && now >= b->pending.oldest->deadline_ms) {
-        struct binding *binding = b->pending.oldest->binding;
+        struct bind_request *r = b->pending.oldest;
+        struct binding *binding = r->binding;
 
-        if (binding->request->granted)
+        if (r->replay.state == REPLAY_PASSING || r->replay.state == REPLAY_PARKED) {
+            /* It is being served, at the speed at which the client reads. */
+            list_remove(b, r);
+            r->deadline_ms = now + sessions_config(b->all)->gateway.bind_timeout_ms;
+            list_add(b, r);
+        } else if (r->granted)
             binding_fail(binding, CODE_UNAVAILABLE, "The event log cannot be reached");
         else
             binding_fail(binding, CODE_ACCESS_TIMEOUT, "The access check did not answer in time");

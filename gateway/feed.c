@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 enum {
+    WORK_INTERVAL_MS = 100,
     PROBE_INTERVAL_MS = 1000,
     PROBE_LOST_MS = 3000,
     TICK_FRESH_MS = 3500, /* the owner ticks once a second; a lease ends after three */
@@ -34,6 +35,10 @@ struct feed {
     char name[80]; /* of this gateway, in its probe channel */
     struct partition *partitions;
     uv_timer_t timer;
+    uv_timer_t work_timer; /* replays that wait for something */
+    uv_idle_t work;        /* replays that have work in every turn */
+    int handles;
+    uint64_t serial;
     uint64_t probe_sent;
     int64_t probe_back_ms; /* monotonic: the last probe that came back, or the link's beginning */
     struct metric *redis_up, *disconnects, *kind_event, *kind_tick, *kind_probe;
@@ -41,22 +46,7 @@ struct feed {
     void *closed_user;
 };
 
-bool partition_position(const struct partition *p, bool with_exchange, struct buf *out)
-{
-    if (!p->last.epoch[0])
-        return false;
-    if (with_exchange)
-        buf_printf(out, "%s:%d:", p->exchange, p->number);
-    buf_printf(out, "%s:%" PRIu64 "-%" PRIu64, p->last.epoch, p->last.ms, p->last.seq);
-    return true;
-}
-
-static bool position_is_above(const struct position *a, const struct position *b)
-{
-    return a->ms != b->ms ? a->ms > b->ms : a->seq > b->seq;
-}
-
-/* --- text of messages ----------------------------------------------------------------------------------- */
+/* --- text of messages --- */
 
 struct cursor {
     const char *at, *end;
@@ -97,7 +87,10 @@ static bool take_epoch(struct cursor *c, char end, char epoch[EPOCH_MAX + 1])
 
 static bool take_id(struct cursor *c, struct position *pos)
 {
-    return take_number(c, &pos->ms) && take_char(c, '-') && take_number(c, &pos->seq);
+    size_t n = position_parse_id(c->at, (size_t)(c->end - c->at), pos);
+
+    c->at += n;
+    return n > 0;
 }
 
 /* --- partitions ------------------------------------------------------------------------------------------
@@ -142,6 +135,7 @@ static void partition_free(struct partition *p)
 {
     if (!p)
         return;
+    replay_free(p->replay);
     if (p->router)
         router_free(p->router);
     if (p->interest)
@@ -152,9 +146,121 @@ static void partition_free(struct partition *p)
     free(p);
 }
 
+/* --- replay --- */
+
+static void on_replay_route(void *user, const struct feed_event *event)
+{
+    struct partition *p = user;
+
+    metric_add(p->events, 1);
+    p->feed->handlers.event(p->feed->user, event);
+}
+
+static bool on_replay_deliver(void *user, struct replay_entry *e, const struct feed_event *event)
+{
+    struct partition *p = user;
+
+    return p->feed->handlers.deliver(p->feed->user, e, event);
+}
+
+static bool on_replay_may_continue(void *user, const struct replay_entry *e)
+{
+    struct partition *p = user;
+
+    return p->feed->handlers.may_continue(p->feed->user, e);
+}
+
+static void on_replay_joined(void *user, struct replay_entry *e, bool recovered)
+{
+    struct partition *p = user;
+
+    metric_add(metrics_get(p->feed->metrics, GM_RESUMES, recovered ? "recovered" : "refused"), 1);
+    p->feed->handlers.joined(p->feed->user, e, recovered);
+}
+
+static void on_replay_gap(void *user, const struct position *from, const struct position *to)
+{
+    struct partition *p = user;
+    CLEANUP(buf_done) struct buf a = {0}, b = {0};
+
+    position_print(from, p->exchange, p->number, &a);
+    position_print(to, p->exchange, p->number, &b);
+    log_warn("GAP", "events are lost to this gateway; its clients are told", LF_STR("exchange", p->exchange),
+             LF_STR("from", a.data), LF_STR("to", b.data));
+    metric_add(metrics_get(p->feed->metrics, GM_GAPS, p->exchange), 1);
+    p->feed->handlers.gap(p->feed->user, p, from, to);
+}
+
+static void do_work(struct feed *f);
+
+static void on_work(uv_idle_t *idle)
+{
+    do_work(idle->data);
+}
+
+static void do_work(struct feed *f)
+{
+    int64_t now = clock_mono_ms();
+    bool more = false;
+    struct partition *p, *tmp;
+
+    HASH_ITER (hh, f->partitions, p, tmp)
+        more |= replay_work(p->replay, now);
+    if (more)
+        uv_idle_start(&f->work, on_work);
+    else
+        uv_idle_stop(&f->work);
+}
+
+static void on_work_timer(uv_timer_t *timer)
+{
+    do_work(timer->data);
+}
+
+void feed_kick(struct partition *p)
+{
+    if (!uv_is_closing((uv_handle_t *)&p->feed->work))
+        uv_idle_start(&p->feed->work, on_work);
+}
+
+uint64_t feed_next_serial(struct partition *p)
+{
+    return ++p->feed->serial;
+}
+
+void feed_resume(struct partition *p, struct replay_entry *e)
+{
+    replay_add(p->replay, e);
+    feed_kick(p);
+}
+
+bool feed_is_live(const struct partition *p)
+{
+    return redis_link_is_up(p->feed->link) && !replay_is_catching_up(p->replay);
+}
+
+void feed_command_is_up(struct feed *f)
+{
+    /* If it fails, the link is breaking; and an unknown script is loaded when a read meets it. */
+    (void)!redis_link_script_load(f->command, replay_script(), NULL, NULL);
+    for (struct partition *p = f->partitions; p; p = p->hh.next)
+        feed_kick(p);
+}
+
+/* The reading may begin once everything wanted is subscribed. */
+static void partition_check_settled(struct partition *p)
+{
+    if (!replay_is_catching_up(p->replay) || !interest_is_settled(p->interest))
+        return;
+    replay_settled(p->replay);
+    feed_kick(p);
+}
+
 static struct partition *partition_new(struct feed *f, const char *exchange)
 {
     static const struct interest_ops ops = {on_interest_subscribe, on_interest_unsubscribe, on_interest_live};
+    static const struct replay_ops replay_ops = {on_replay_route, on_replay_deliver, on_replay_may_continue,
+                                                 on_replay_joined, on_replay_gap};
     struct partition *p = calloc(1, sizeof(*p));
 
     if (!p)
@@ -163,7 +269,9 @@ static struct partition *partition_new(struct feed *f, const char *exchange)
     p->exchange = strdup(exchange);
     p->router = router_new();
     p->interest = interest_new(&ops, p);
-    if (!p->exchange || !p->router || !p->interest ||
+    if (p->exchange)
+        p->replay = replay_new(p, f->command, &replay_ops, p);
+    if (!p->exchange || !p->router || !p->interest || !p->replay ||
         partition_keys_init(&p->keys, f->prefix, exchange, 0) < 0) {
         partition_free(p);
         return NULL;
@@ -202,7 +310,9 @@ static void partition_subscribe(struct partition *p)
         redis_link_cut(f->link, "no memory for a subscription");
         return;
     }
+    replay_catch_up(p->replay);
     interest_link_up(p->interest);
+    partition_check_settled(p);
 }
 
 static void partition_remove(struct partition *p)
@@ -260,17 +370,31 @@ int feed_reload(struct feed *f, struct config *config)
     return 0;
 }
 
-/* --- messages ------------------------------------------------------------------------------------------- */
+/* --- messages --- */
 
-static void partition_set_epoch(struct partition *p, const char *epoch)
+/* The log began anew: what came between is lost, and the new log is read from its beginning. */
+static void partition_begin_epoch(struct partition *p, const char *epoch)
 {
-    if (strcmp(p->last.epoch, epoch) == 0)
+    struct position old = p->last;
+
+    if (strcmp(old.epoch, epoch) == 0)
         return;
-    if (p->last.epoch[0])
-        log_warn("EPOCH-NEW", "the log of the partition began anew; events in between may be lost",
-                 LF_STR("exchange", p->exchange), LF_STR("from", p->last.epoch), LF_STR("to", epoch));
     p->last = (struct position){0};
     snprintf(p->last.epoch, sizeof(p->last.epoch), "%s", epoch);
+    if (!old.epoch[0])
+        return;
+    on_replay_gap(p, &old, &p->last);
+    replay_new_epoch(p->replay);
+    replay_catch_up(p->replay);
+    partition_check_settled(p);
+}
+
+void feed_new_epoch(struct partition *p, const char *epoch, size_t len)
+{
+    char text[EPOCH_MAX + 1] = "";
+
+    memcpy(text, epoch, len < EPOCH_MAX ? len : EPOCH_MAX);
+    partition_begin_epoch(p, text);
 }
 
 static void on_event(struct feed *f, struct partition *p, const char *payload, size_t len)
@@ -287,7 +411,11 @@ static void on_event(struct feed *f, struct partition *p, const char *payload, s
         metrics_add(f->metrics, GM_EVENTS_MALFORMED, 1);
         return;
     }
-    partition_set_epoch(p, pos.epoch);
+    partition_begin_epoch(p, pos.epoch);
+    if (replay_is_catching_up(p->replay)) {
+        replay_heard(p->replay, &pos);
+        return;
+    }
     if (!position_is_above(&pos, &p->last)) {
         metric_add(p->repeated, 1);
         return;
@@ -298,6 +426,7 @@ static void on_event(struct feed *f, struct partition *p, const char *payload, s
     event.key_len = (size_t)key_len;
     event.frame = c.at + key_len;
     event.frame_len = (size_t)(c.end - event.frame);
+    event.serial = ++f->serial;
     f->handlers.event(f->user, &event);
 }
 
@@ -307,6 +436,7 @@ static void on_tick(struct feed *f, struct partition *p, const char *payload, si
     struct cursor c = {payload, payload + len};
     struct position tip = {0}, bottom = {0};
     uint64_t counter, connected;
+    bool first;
 
     metric_add(f->kind_tick, 1);
     if (!take_number(&c, &counter) || !take_char(&c, ' ') || !take_epoch(&c, ' ', tip.epoch) ||
@@ -317,8 +447,19 @@ static void on_tick(struct feed *f, struct partition *p, const char *payload, si
     }
     p->tick_ms = clock_mono_ms();
     p->broker_connected = connected != 0;
-    partition_set_epoch(p, tip.epoch);
-    if (position_is_above(&tip, &p->last))
+    first = p->last.epoch[0] == '\0';
+    partition_begin_epoch(p, tip.epoch);
+    if (first)
+        p->last = tip; /* what was before we came is nobody's */
+    /* Redis never skips a message on a connection that lives; if it looks so, the log knows better. */
+    if (p->tick_counter && counter != p->tick_counter + 1 && !replay_is_catching_up(p->replay)) {
+        replay_catch_up(p->replay);
+        partition_check_settled(p);
+    }
+    p->tick_counter = counter;
+    if (replay_is_catching_up(p->replay))
+        replay_heard(p->replay, &tip);
+    else if (position_is_above(&tip, &p->last))
         p->last = tip;
 }
 
@@ -380,6 +521,7 @@ static void on_subscribed(void *user, const char *channel, size_t len, bool subs
     if (!p || !rest_begins(&rest, "ch:"))
         return;
     interest_confirmed(p->interest, rest.at, (size_t)(rest.end - rest.at), subscribed);
+    partition_check_settled(p);
     feed_release(p);
 }
 
@@ -412,7 +554,7 @@ static void on_down(void *user, int error, const char *detail, int retry_ms)
     }
 }
 
-/* --- probes and ticks ----------------------------------------------------------------------------------- */
+/* --- probes and ticks --- */
 
 static void send_probe(struct feed *f)
 {
@@ -472,12 +614,17 @@ void feed_refresh_metrics(struct feed *f)
 {
     int64_t now = clock_mono_ms();
     size_t channels = 0;
+    double reads = 0, entries = 0;
 
     for (struct partition *p = f->partitions; p; p = p->hh.next) {
         channels += interest_channels(p->interest);
+        reads += (double)replay_counts(p->replay)->reads;
+        entries += (double)replay_counts(p->replay)->entries;
         if (!p->removed)
             metric_set(p->tick_age, p->tick_ms ? (double)(now - p->tick_ms) / 1000 : -1);
     }
+    metrics_set(f->metrics, GM_REPLAY_READS, reads);
+    metrics_set(f->metrics, GM_REPLAY_ENTRIES, entries);
     metrics_set(f->metrics, GM_CHANNELS, (double)channels);
     metrics_set(f->metrics, GM_REDIS_BYTES, (double)redis_link_received_bytes(f->link));
 }
@@ -539,7 +686,10 @@ struct feed *feed_new(uv_loop_t *loop, struct config *config, struct redis_link 
     f->kind_tick = metrics_get(metrics, GM_REDIS_MESSAGES, "tick");
     f->kind_probe = metrics_get(metrics, GM_REDIS_MESSAGES, "probe");
     uv_timer_init(loop, &f->timer);
-    f->timer.data = f;
+    uv_timer_init(loop, &f->work_timer);
+    uv_idle_init(loop, &f->work);
+    f->timer.data = f->work_timer.data = f->work.data = f;
+    f->handles = 3;
     if (feed_reload(f, config) < 0) {
         /* The timer's memory must outlive its closing. */
         feed_close(f, NULL, NULL);
@@ -552,14 +702,17 @@ void feed_start(struct feed *f)
 {
     redis_link_start(f->link);
     uv_timer_start(&f->timer, on_timer, 0, PROBE_INTERVAL_MS);
+    uv_timer_start(&f->work_timer, on_work_timer, WORK_INTERVAL_MS, WORK_INTERVAL_MS);
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
     struct feed *f = handle->data;
     void (*closed)(void *) = f->closed;
     void *user = f->closed_user;
 
+    if (--f->handles > 0)
+        return;
     feed_free(f);
     if (closed)
         closed(user);
@@ -569,7 +722,9 @@ static void on_link_closed(void *user)
 {
     struct feed *f = user;
 
-    uv_close((uv_handle_t *)&f->timer, on_timer_closed);
+    uv_close((uv_handle_t *)&f->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&f->work_timer, on_handle_closed);
+    uv_close((uv_handle_t *)&f->work, on_handle_closed);
 }
 
 void feed_close(struct feed *f, void (*closed)(void *user), void *user)
@@ -577,5 +732,7 @@ void feed_close(struct feed *f, void (*closed)(void *user), void *user)
     f->closed = closed;
     f->closed_user = user;
     uv_timer_stop(&f->timer);
+    uv_timer_stop(&f->work_timer);
+    uv_idle_stop(&f->work);
     redis_link_close(f->link, on_link_closed);
 }

@@ -42,8 +42,7 @@ struct gateway {
     struct metric *command_up, *command_down;
 };
 
-/* --- the command link
- * --------------------------------------------------------------------------------------- */
+/* --- the command link --- */
 
 /* The policy decides what Redis forgets when it is full: only caches have TTLs, so only they may go. */
 static void on_policy(void *user, int err, const struct redisReply *reply)
@@ -68,6 +67,7 @@ static void on_command_up(void *user)
     log_info("REDIS-UP", "the Redis command connection is up");
     metric_set(g->command_up, 1);
     ready_set(g->ready, g->ready_command, true, NULL);
+    feed_command_is_up(g->feed);
     (void)!redis_link_send(g->command, on_policy, g, "CONFIG", "GET", "maxmemory-policy", NULL);
 }
 
@@ -82,8 +82,7 @@ static void on_command_down(void *user, int error, const char *detail, int retry
     ready_set(g->ready, g->ready_command, false, detail);
 }
 
-/* --- events
- * ----------------------------------------------------------------------------------------------------- */
+/* --- events --- */
 
 static void on_event(void *user, const struct feed_event *event)
 {
@@ -96,6 +95,31 @@ static void on_live(void *user, struct interest_ref *ref)
 {
     (void)user;
     binding_channel_live(ref);
+}
+
+static bool on_deliver(void *user, struct replay_entry *e, const struct feed_event *event)
+{
+    (void)user;
+    return binding_replay(e, event);
+}
+
+static bool on_may_continue(void *user, const struct replay_entry *e)
+{
+    (void)user;
+    return binding_may_continue(e);
+}
+
+static void on_joined(void *user, struct replay_entry *e, bool recovered)
+{
+    (void)user;
+    binding_joined(e, recovered);
+}
+
+static void on_gap(void *user, struct partition *p, const struct position *from, const struct position *to)
+{
+    struct gateway *g = user;
+
+    sessions_gap(g->sessions, p, from, to);
 }
 
 static void on_refresh(void *user)
@@ -231,7 +255,8 @@ static int start_basics(struct gateway *g)
 static int start_redis(struct gateway *g)
 {
     static const struct redis_link_events events = {.up = on_command_up, .down = on_command_down};
-    static const struct feed_handlers handlers = {on_event, on_live};
+    static const struct feed_handlers handlers = {on_event,        on_live,   on_deliver,
+                                                  on_may_continue, on_joined, on_gap};
     struct redis_link_conf conf = {.url = g->config->redis.url, .name = "event-gateway:command"};
 
     g->command = redis_link_new(g->loop, &conf, &events, g);
@@ -351,7 +376,7 @@ static void gateway_reload(void *ctx, struct config *c)
     g->config = c;
     access_reload(g->access, c);
     server_reload(g->server, c, keys);
-    sessions_reload(g->sessions, c, keys);
+    sessions_reload(g->sessions, c);
     metrics_add(g->metrics, GM_RELOADS, 1);
     log_info("RELOADED", "the new configuration is in force", LF_INT("exchanges", c->exchange_count));
 }

@@ -35,6 +35,15 @@
       "Bytes of WebSocket frames handed to sessions.")                                                      \
     X(GM_QUEUED_BYTES, "event_gateway_queued_bytes", METRIC_GAUGE, NULL,                                    \
       "Bytes that wait for sessions to read. Rising: slow clients or a full network.")                      \
+    X(GM_RESUMES, "event_gateway_resumes_total", METRIC_COUNTER, "result",                                  \
+      "Bindings brought up to date from the log: recovered, or refused. Refused rising: history is too "    \
+      "short.")                                                                                             \
+    X(GM_GAPS, "event_gateway_gaps_total", METRIC_COUNTER, "exchange",                                      \
+      "Times that events were lost to this gateway, and its clients told so.")                              \
+    X(GM_REPLAY_READS, "event_gateway_replay_reads_total", METRIC_COUNTER, NULL,                            \
+      "Pages of logs read from Redis.")                                                                     \
+    X(GM_REPLAY_ENTRIES, "event_gateway_replay_entries_total", METRIC_COUNTER, NULL,                        \
+      "Log entries passed over for resuming sessions or for this gateway itself.")                          \
     X(GM_REDIS_MESSAGES, "event_gateway_redis_messages_total", METRIC_COUNTER, "kind",                      \
       "Messages from Redis by kind: event, tick, probe.")                                                   \
     X(GM_REDIS_BYTES, "event_gateway_redis_received_bytes_total", METRIC_COUNTER, NULL,                     \

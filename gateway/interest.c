@@ -32,6 +32,7 @@ struct interest {
     void *user;
     struct interest_channel *all, *root;
     size_t on;
+    size_t subscribing;
     bool link_up;
 };
 
@@ -134,6 +135,11 @@ size_t interest_channels(const struct interest *i)
     return i->on;
 }
 
+bool interest_is_settled(const struct interest *i)
+{
+    return i->link_up && i->subscribing == 0;
+}
+
 bool interest_is_idle(const struct interest *i)
 {
     return !i->root->refs && !i->root->child && i->root->state == CHANNEL_OFF;
@@ -146,6 +152,7 @@ static void channel_drive(struct interest *i, struct interest_channel *c)
         return;
     if (c->wanted && c->state == CHANNEL_OFF) {
         c->state = CHANNEL_SUBSCRIBING;
+        i->subscribing++;
         i->ops.subscribe(i->user, c->prefix, c->len);
     } else if (!c->wanted && c->state == CHANNEL_ON) {
         c->state = CHANNEL_UNSUBSCRIBING;
@@ -269,6 +276,7 @@ static void channel_tell_below(struct interest *i, struct interest_channel *c)
 static void channel_now_on(struct interest *i, struct interest_channel *c)
 {
     c->state = CHANNEL_ON;
+    i->subscribing--;
     i->on++;
     if (!c->wanted) {
         channel_drive(i, c);
@@ -399,6 +407,7 @@ void interest_link_down(struct interest *i)
     struct interest_channel *c, *tmp;
 
     i->link_up = false;
+    i->subscribing = 0;
     i->on = 0;
     HASH_ITER (hh, i->all, c, tmp) {
         c->state = CHANNEL_OFF;

@@ -55,6 +55,8 @@ void interest_link_down(struct interest *i);
 void interest_confirmed(struct interest *i, const char *prefix, size_t len, bool subscribed);
 
 size_t interest_channels(const struct interest *i); /* subscribed now */
+/* Is every channel that is wanted subscribed? false while the link is down. */
+bool interest_is_settled(const struct interest *i);
 /* No refs, and nothing subscribed or on its way. */
 bool interest_is_idle(const struct interest *i);
 

@@ -7,9 +7,12 @@
 
 #include "gateway/binding.h"
 #include "gateway/gateway_metrics.h"
+#include "shared/clock.h"
+#include "shared/err.h"
 #include "shared/json_text.h"
 #include "shared/topic.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +32,7 @@ static void send_json(struct session *s, json_t *message)
 
 void protocol_error(struct session *s, const json_t *req, enum error_code code, const char *format, ...)
 {
-    CLEANUP(buf_done) struct buf text = {0}, clean = {0};
+    CLEANUP(buf_done) struct buf clean = {0};
     char *printed = NULL;
     va_list args;
     int n;
@@ -84,8 +87,21 @@ void protocol_expires(struct session *s, int64_t seconds)
     send_json(s, json_pack("{s:I}", "expires_in_s", (json_int_t)seconds));
 }
 
-/* --- commands
- * ----------------------------------------------------------------------------------------------- */
+/* --- commands --- */
+
+void protocol_gap(struct session *s, const struct partition *p, const struct position *from,
+                  const struct position *to)
+{
+    CLEANUP(buf_done) struct buf a = {0}, b = {0};
+
+    position_print(from, p->exchange, p->number, &a);
+    position_print(to, p->exchange, p->number, &b);
+    if (buf_status(&a) < 0 || buf_status(&b) < 0)
+        session_doom(s);
+    else
+        send_json(s,
+                  json_pack("{s:{s:s, s:s, s:s}}", "gap", "ex", p->exchange, "from", a.data, "to", b.data));
+}
 
 /* The exchange and the key of a bind or unbind; tells the client what is wrong with them. */
 static bool get_target(struct session *s, const json_t *what, const char *command, const json_t *req,
@@ -110,35 +126,35 @@ static bool get_target(struct session *s, const json_t *what, const char *comman
     return false;
 }
 
-static bool since_is_well_formed(const json_t *since)
+/* Where the client was on partition 0 of this exchange: `since` is an id, or an array with one for every
+ * partition. false: it is neither, or names another exchange. */
+static bool get_since(const json_t *since, const json_t *ex, struct position *ret)
 {
-    const json_t *element;
-    size_t i;
+    const json_t *element = json_is_array(since) ? json_array_get(since, 0) : since;
+    const char *text = json_string_value(element);
+    size_t exchange_len;
+    unsigned partition;
 
-    if (json_is_string(since))
-        return true;
-    if (!json_is_array(since) || json_array_size(since) == 0)
+    if (!text || (json_is_array(since) && json_array_size(since) != 1))
         return false;
-    json_array_foreach ((json_t *)since, i, element) {
-        if (!json_is_string(element))
-            return false;
-    }
-    return true;
+    return position_parse(text, json_string_length(element), &exchange_len, &partition, ret) &&
+           partition == 0 && exchange_len == json_string_length(ex) &&
+           memcmp(text, json_string_value(ex), exchange_len) == 0;
 }
 
 static void serve_bind(struct session *s, const json_t *what, json_t *req)
 {
     const json_t *ex, *key, *since = json_object_get(what, "since");
+    struct position from;
 
     if (!get_target(s, what, "bind", req, &ex, &key))
         return;
-    if (since && !since_is_well_formed(since))
-        protocol_error(s, req, CODE_BAD_REQUEST, "bind.since must be an id, or an array of ids");
-    else if (since)
-        protocol_error(s, req, CODE_UNAVAILABLE, "Resuming is not available yet; bind without since");
-    else
-        binding_request(s, json_string_value(ex), json_string_length(ex), json_string_value(key),
-                        json_string_length(key), req);
+    if (since && !json_is_null(since) && !get_since(since, ex, &from)) {
+        protocol_error(s, req, CODE_BAD_REQUEST, "bind.since must be an event id or a pos of this exchange");
+        return;
+    }
+    binding_request(s, json_string_value(ex), json_string_length(ex), json_string_value(key),
+                    json_string_length(key), since && !json_is_null(since) ? &from : NULL, req);
 }
 
 static void serve_unbind(struct session *s, const json_t *what, json_t *req)
@@ -154,13 +170,36 @@ static void serve_unbind(struct session *s, const json_t *what, json_t *req)
         protocol_error(s, req, CODE_NOT_BOUND, "Not bound to %s with that key", json_string_value(ex));
 }
 
+/* Both tokens speak for the same user: their subs are equal, and there is one. */
+static bool same_user(const struct token *a, const struct token *b)
+{
+    return a && token_sub(a) && token_sub(b) && strcmp(token_sub(a), token_sub(b)) == 0;
+}
+
 static void serve_auth(struct session *s, const json_t *what, json_t *req)
 {
-    if (!json_is_string(json_object_get(what, "jwt")))
+    const json_t *jwt = json_object_get(what, "jwt");
+    struct token *token = NULL;
+    int r;
+
+    if (!json_is_string(jwt)) {
         protocol_error(s, req, CODE_BAD_REQUEST, "auth.jwt must be a token");
-    else
-        protocol_error(s, req, CODE_UNAVAILABLE,
-                       "A new token on a living connection is not available yet; reconnect");
+        return;
+    }
+    r = token_verify(session_shared(s)->keys, json_string_value(jwt), json_string_length(jwt), clock_wall_s(),
+                     &token);
+    if (r == -ENOMEM) {
+        protocol_error(s, req, CODE_UNAVAILABLE, "Out of memory");
+    } else if (r < 0) {
+        protocol_error(s, req, r == ERR_TOKEN_EXPIRED ? CODE_EXPIRED : CODE_BAD_TOKEN,
+                       "The token is not valid: %s", err_text(r));
+    } else if (!same_user(s->token, token)) {
+        token_unref(token);
+        protocol_error(s, req, CODE_BAD_TOKEN, "The token is not one of the same user");
+    } else {
+        protocol_ok(s, req, NULL);
+        session_renew(s, token);
+    }
 }
 
 static void serve_ping(struct session *s, const json_t *what, json_t *req)

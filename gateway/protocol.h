@@ -27,6 +27,8 @@ void protocol_ok(struct session *s, const json_t *req, json_t *more);
 /* A live binding ended: {"unbound":{..},"code":..} or, for old clients, {"error":text}. */
 void protocol_unbound(struct session *s, const char *exchange, const char *key, size_t key_len,
                       enum error_code code, const char *text);
+void protocol_gap(struct session *s, const struct partition *p, const struct position *from,
+                  const struct position *to);
 void protocol_expires(struct session *s, int64_t seconds);
 
 #endif

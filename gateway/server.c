@@ -66,8 +66,7 @@ static struct server *server_of(struct lws *wsi)
     return lws_context_user(lws_get_context(wsi));
 }
 
-/* --- the transport of a session
- * ----------------------------------------------------------------------------- */
+/* --- the transport of a session --- */
 
 static bool on_blocked(void *transport)
 {
@@ -104,8 +103,7 @@ struct session_transport server_transport(void)
         .out = {on_blocked, on_write, on_want_writable, NULL}, .linger = on_linger, .kill = on_kill};
 }
 
-/* --- callbacks of the library
- * ------------------------------------------------------------------------------- */
+/* --- callbacks of the library --- */
 
 static void receive(struct lws *wsi, struct session *s, const char *bytes, size_t len)
 {
@@ -190,8 +188,7 @@ static void on_lws_log(int level, const char *line)
               LF_BYTES("line", line, strcspn(line, "\n")));
 }
 
-/* --- decisions
- * ------------------------------------------------------------------------------------------------ */
+/* --- decisions --- */
 
 static void refuse(struct server *s, struct decision *d, const struct http_head *h, int status,
                    const char *extra, enum error_code code, const char *text)
@@ -343,8 +340,7 @@ static void on_greeted(void *user, const struct greeting *g)
     buf_done(&d.answer);
 }
 
-/* --- life
- * -------------------------------------------------------------------------------------------------------- */
+/* --- life --- */
 
 /* Up to what is allowed, but not beyond what the library's tables can bear. */
 static void set_descriptor_limit(void)
@@ -403,6 +399,7 @@ int server_start(struct server *s, struct sessions *sessions, struct token_keys 
 {
     s->sessions = sessions;
     s->keys = keys;
+    sessions_set_keys(sessions, keys);
     return listener_start(s->loop, s->config->gateway.listen, s->config, on_greeted, s, &s->listener);
 }
 
@@ -411,15 +408,11 @@ void server_reload(struct server *s, struct config *config, struct token_keys *k
     config_ref(config);
     config_unref(s->config);
     s->config = config;
+    sessions_set_keys(s->sessions, keys);
     token_keys_free(s->keys);
     s->keys = keys;
     if (s->listener)
         listener_reload(s->listener, config);
-}
-
-const struct token_keys *server_keys(const struct server *s)
-{
-    return s->keys;
 }
 
 void server_drain(struct server *s)

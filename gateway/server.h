@@ -26,11 +26,11 @@ struct server_deps {
 MUST_CHECK int server_new(const struct server_deps *deps, struct server **ret_server);
 /* The transport for sessions_new. */
 struct session_transport server_transport(void);
-/* Accept connections for these sessions. keys: taken. Returns 0 or a negative errno (see listener_start). */
+/* Accept connections for these sessions. keys: taken; the sessions see them too. Returns 0 or a negative
+ * errno (see listener_start). */
 MUST_CHECK int server_start(struct server *s, struct sessions *sessions, struct token_keys *keys);
-/* New limits, origins, keys (taken). */
+/* New limits, origins, keys (taken; the sessions see them too). */
 void server_reload(struct server *s, struct config *config, struct token_keys *keys);
-const struct token_keys *server_keys(const struct server *s);
 /* From now on upgrades are answered 503; /health says so. */
 void server_drain(struct server *s);
 void server_refresh_metrics(struct server *s);

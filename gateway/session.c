@@ -48,10 +48,8 @@ struct sessions {
     uv_prepare_t prepare;
     int handles;
     struct session *doomed;
-    /* The event that is being delivered. */
-    const struct feed_event *event;
+    uint64_t framed; /* serial of the event that `frame` holds */
     struct outbox_run frame;
-    bool framed;
     double deliveries, bytes;
     struct metric *m_deliveries, *m_bytes;
     void (*closed)(void *user);
@@ -269,6 +267,7 @@ static void flush(struct sessions *all)
         all->bytes = 0;
     }
     close_doomed(all);
+    all->framed = 0; /* the frame's block is done with */
     outbox_hub_flush(all->hub);
 }
 
@@ -325,7 +324,8 @@ struct sessions *sessions_new(const struct sessions_deps *deps)
         free(all);
         return NULL;
     }
-    all->shared = (struct sessions_shared){config_ref(deps->config), deps->metrics, deps->access, deps->feed};
+    all->shared =
+        (struct sessions_shared){config_ref(deps->config), NULL, deps->metrics, deps->access, deps->feed};
     all->transport = deps->transport;
     all->m_deliveries = metrics_get(deps->metrics, GM_DELIVERIES, NULL);
     all->m_bytes = metrics_get(deps->metrics, GM_DELIVERED_BYTES, NULL);
@@ -396,25 +396,27 @@ void sessions_close_some(struct sessions *all, size_t count, enum close_reason r
     }
 }
 
-void sessions_reload(struct sessions *all, struct config *config, const struct token_keys *keys)
+void sessions_set_keys(struct sessions *all, const struct token_keys *keys)
+{
+    all->shared.keys = keys;
+    for (struct session *s = all->newest; s; s = s->next)
+        if (s->token && !token_keys_have(keys, s->token))
+            session_close(s, CLOSE_BAD_TOKEN);
+}
+
+void sessions_reload(struct sessions *all, struct config *config)
 {
     struct config *old = all->shared.config;
 
     all->shared.config = config_ref(config);
     outbox_hub_set_limit(all->hub, (size_t)config->gateway.session_queue_max_bytes);
-    for (struct session *s = all->newest; s; s = s->next) {
-        if (session_is_closing(s))
-            continue;
-        if (s->token && !token_keys_have(keys, s->token))
-            session_close(s, CLOSE_BAD_TOKEN);
-        else
+    for (struct session *s = all->newest; s; s = s->next)
+        if (!session_is_closing(s))
             bindings_recheck(s, old);
-    }
     config_unref(old);
 }
 
-/* --- one session
- * -------------------------------------------------------------------------------------------- */
+/* --- one session --- */
 
 static struct address_count *address_find(struct sessions *all, const struct address *address)
 {
@@ -466,6 +468,18 @@ static double allowance_max(const struct config *c)
     return (double)(bindings + c->gateway.session_requests_per_s);
 }
 
+/* The monotonic time at which the token ends: afterwards the wall clock may jump as it likes. */
+static int64_t end_of(const struct token *token, int64_t now_ms)
+{
+    int64_t left_s;
+
+    if (!token || token_end_s(token) == INT64_MAX)
+        return INT64_MAX;
+    left_s = token_end_s(token) - clock_wall_s();
+    /* The end of a token of a million years would overflow. */
+    return left_s < INT32_MAX ? now_ms + left_s * 1000 : INT64_MAX;
+}
+
 struct session *session_new(struct sessions *all, struct token *token, const struct address *address)
 {
     struct session *s = calloc(1, sizeof(*s));
@@ -479,15 +493,8 @@ struct session *session_new(struct sessions *all, struct token *token, const str
     }
     s->all = all;
     s->token = token;
-    s->end_ms = INT64_MAX;
     s->heard_ms = clock_mono_ms();
-    if (token && token_end_s(token) != INT64_MAX) {
-        int64_t left_s = token_end_s(token) - clock_wall_s();
-
-        /* A token of a million years would overflow the sum. */
-        if (left_s < INT32_MAX)
-            s->end_ms = s->heard_ms + left_s * 1000;
-    }
+    s->end_ms = end_of(token, s->heard_ms);
     s->allowance = allowance_max(all->shared.config);
     s->allowance_ms = s->heard_ms;
     return s;
@@ -505,6 +512,21 @@ void session_attach(struct session *s, void *transport)
     all->newest = s;
     all->count++;
     metrics_add(all->shared.metrics, GM_SESSIONS_OPENED, 1);
+    in_s = session_look(s, clock_mono_ms());
+    if (in_s >= 0)
+        wheel_add(s, in_s);
+}
+
+void session_renew(struct session *s, struct token *token)
+{
+    int64_t in_s;
+
+    token_unref(s->token);
+    s->token = token;
+    s->end_ms = end_of(token, clock_mono_ms());
+    s->warned = false;
+    bindings_recheck(s, NULL);
+    wheel_remove(s);
     in_s = session_look(s, clock_mono_ms());
     if (in_s >= 0)
         wheel_add(s, in_s);
@@ -650,21 +672,21 @@ void session_send(struct session *s, const char *text, size_t len)
         session_doom(s);
 }
 
-static void deliver(void *user, struct router_entry *entry)
+/* The event's frame in this turn's block, built when the first session needs it. */
+static bool frame_event(struct sessions *all, const struct feed_event *e)
 {
-    struct sessions *all = user;
-    struct session *s = binding_session(entry);
+    if (all->framed == e->serial)
+        return true;
+    if (!outbox_hub_frame(all->hub, FRAME_TEXT, e->head, e->head_len, e->frame, e->frame_len, &all->frame))
+        return false;
+    all->framed = e->serial;
+    return true;
+}
 
-    if (!all->framed) {
-        const struct feed_event *e = all->event;
-
-        if (!outbox_hub_frame(all->hub, FRAME_TEXT, NULL, 0, e->frame, e->frame_len, &all->frame)) {
-            session_doom(s); /* no memory: it must not lose an event in silence */
-            return;
-        }
-        all->framed = true;
-    }
-    if (!outbox_add(&s->out, all->frame)) {
+static void deliver(struct sessions *all, struct session *s, const struct feed_event *event)
+{
+    /* Without memory it must not lose the event in silence: the session ends, and resumes elsewhere. */
+    if (!frame_event(all, event) || !outbox_add(&s->out, all->frame)) {
         session_doom(s);
         return;
     }
@@ -672,16 +694,50 @@ static void deliver(void *user, struct router_entry *entry)
     all->bytes += all->frame.len;
 }
 
-void sessions_event(void *sessions, const struct feed_event *event)
-{
-    struct sessions *all = sessions;
+struct delivery {
+    struct sessions *all;
+    const struct feed_event *event;
+};
 
-    all->event = event;
-    all->framed = false;
-    if (router_match(event->partition->router, event->key, event->key_len, deliver, all) < 0) {
+static void on_match(void *user, struct router_entry *entry)
+{
+    const struct delivery *d = user;
+
+    deliver(d->all, binding_session(entry), d->event);
+}
+
+void sessions_event(struct sessions *all, const struct feed_event *event)
+{
+    struct delivery d = {all, event};
+
+    if (router_match(event->partition->router, event->key, event->key_len, on_match, &d) < 0) {
         log_error("ROUTE-MEMORY", "no memory to route an event; all sessions reconnect",
                   LF_STR("exchange", event->partition->exchange));
         sessions_close_some(all, all->count, CLOSE_INTERNAL);
     }
-    all->event = NULL;
+}
+
+bool session_may_replay(const struct session *s, unsigned share)
+{
+    size_t limit = (size_t)s->all->shared.config->gateway.session_queue_max_bytes;
+
+    return limit == 0 || s->out.queued <= limit / share;
+}
+
+void session_replay(struct session *s, const struct feed_event *event)
+{
+    deliver(s->all, s, event);
+}
+
+void sessions_gap(struct sessions *all, struct partition *p, const struct position *from,
+                  const struct position *to)
+{
+    for (struct session *s = all->newest; s; s = s->next) {
+        if (session_is_closing(s) || !bindings_live_on(s, p))
+            continue;
+        if (s->used_req)
+            protocol_gap(s, p, from, to);
+        else
+            session_close(s, CLOSE_GAP);
+    }
 }

@@ -65,9 +65,10 @@ struct sessions_deps {
 };
 
 struct sessions *sessions_new(const struct sessions_deps *deps);
-/* New limits and rules: bindings whose rules changed are checked again. keys: to end sessions whose key has
- * gone. */
-void sessions_reload(struct sessions *all, struct config *config, const struct token_keys *keys);
+/* The keys that tokens are verified with, borrowed. Sessions whose key has gone are closed. */
+void sessions_set_keys(struct sessions *all, const struct token_keys *keys);
+/* New limits and rules: bindings whose rules changed are checked again. */
+void sessions_reload(struct sessions *all, struct config *config);
 size_t sessions_count(const struct sessions *all); /* attached, also those that are closing */
 size_t sessions_open(const struct sessions *all);  /* those that are not closing */
 /* Close this many sessions with `reason`, oldest first. */
@@ -92,6 +93,8 @@ void session_close(struct session *s, enum close_reason reason);
  */
 void session_doom(struct session *s);
 bool session_is_closing(const struct session *s);
+/* A new token (taken) for the same user; all bindings are checked again with it. */
+void session_renew(struct session *s, struct token *token);
 /* A piece of a message has come. first, last: it begins or ends the message; remaining: bytes that its frame
  * still announces. */
 void session_receive(struct session *s, const char *bytes, size_t len, bool first, bool last,
@@ -100,8 +103,15 @@ void session_pong(struct session *s);
 /* Queue a text message for this session. */
 void session_send(struct session *s, const char *text, size_t len);
 
-/* A matching binding of `s` gets the event's frame (see sessions_event). */
-void sessions_event(void *sessions, const struct feed_event *event);
+/* Every binding that matches gets the event's frame. */
+void sessions_event(struct sessions *all, const struct feed_event *event);
+/* Is the queue at most this share (2: half) of its limit? */
+bool session_may_replay(const struct session *s, unsigned share);
+/* One binding of `s` gets an event from the log. */
+void session_replay(struct session *s, const struct feed_event *event);
+/* Tell every session that is bound to `p`: {"gap":..}, or close 4410. */
+void sessions_gap(struct sessions *all, struct partition *p, const struct position *from,
+                  const struct position *to);
 /* Count an error that a client is told. */
 void sessions_count_error(struct sessions *all, enum error_code code);
 
@@ -109,6 +119,7 @@ void sessions_count_error(struct sessions *all, enum error_code code);
  */
 struct sessions_shared {
     struct config *config;
+    const struct token_keys *keys; /* borrowed; changed by sessions_set_keys */
     struct metrics *metrics;
     struct access *access;
     struct feed *feed;

@@ -83,8 +83,7 @@ bool upgrade_origin_allowed(const struct config *c, const struct http_head *h)
     return http_head_field(h, "origin", &origin) == 0 || origin_listed(c, origin);
 }
 
-/* --- tokens
- * ------------------------------------------------------------------------------------------------- */
+/* --- tokens --- */
 
 static int hex_digit(char c)
 {
@@ -194,8 +193,7 @@ bool upgrade_subprotocol(const struct http_head *h, struct http_text *ret_name)
     return found;
 }
 
-/* --- answers
- * ------------------------------------------------------------------------------------------------ */
+/* --- answers --- */
 
 static const char *status_text(int status)
 {

@@ -1,0 +1,15 @@
+# ef_lua_header(TARGET): every *.lua of the current folder becomes a constant lua_<name> in "lua_scripts.h", which
+# TARGET can include.
+function(ef_lua_header target)
+  file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.lua)
+  set(header "/* Made from the .lua files by CMake. */\n")
+  foreach(script ${scripts})
+    get_filename_component(name ${script} NAME_WE)
+    file(READ ${script} bytes HEX)
+    string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
+    string(APPEND header "static const char lua_${name}[] = {${bytes}0};\n")
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${script})
+  endforeach()
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/generated/lua_scripts.h CONTENT "${header}" @ONLY)
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/generated)
+endfunction()
