@@ -8,6 +8,7 @@ Publisher and reader are threads with connections of their own, so a blocking te
 """
 import json
 import secrets
+import socket
 import threading
 
 import pika
@@ -74,8 +75,9 @@ class Bystander:
     def stop(self):
         self._stopping.set()
         self._threads[0].join(10)
-        self._socket.reset()
+        self._socket.socket.shutdown(socket.SHUT_RDWR)  # wakes the reader
         self._threads[1].join(10)
+        self._socket.close()
         if self._connection.is_open:
             self._connection.close()
 
