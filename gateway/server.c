@@ -75,9 +75,15 @@ static bool on_blocked(void *transport)
 
 static int on_write(void *transport, const char *bytes, size_t len)
 {
-    /* LWS_WRITE_RAW does not write in front of the buffer, nor into it. */
-    int n = lws_write(transport, (unsigned char *)(uintptr_t)bytes, len, LWS_WRITE_RAW);
+    int n;
 
+    /* The library found a fault and has its own close frame ready or sent: nothing may follow that (RFC 6455,
+     * 5.5.1). It does not tell us, and the session lives on until the peer answers or some seconds are over.
+     */
+    if (lws_get_close_length(transport) > 0)
+        return 0;
+    /* LWS_WRITE_RAW does not write in front of the buffer, nor into it. */
+    n = lws_write(transport, (unsigned char *)(uintptr_t)bytes, len, LWS_WRITE_RAW);
     return n < 0 ? -EPIPE : 0;
 }
 
@@ -111,6 +117,22 @@ static void receive(struct lws *wsi, struct session *s, const char *bytes, size_
     size_t remaining = lws_remaining_packet_payload(wsi);
 
     session_receive(s, bytes, len, first, lws_is_final_fragment(wsi) && remaining == 0, remaining);
+}
+
+/* 0: the library answers the close frame, with the same bytes. */
+static int peer_closes(struct lws *wsi, struct session *s, size_t len)
+{
+    static unsigned char reason[] = "bad close";
+
+    /* The answer to our close frame: all is said, so the connection ends. */
+    if (s && session_is_closing(s))
+        return -1;
+    /* Not all bytes may be in a close frame: a code has two (RFC 6455, 5.5.1). */
+    if (len == 1) {
+        lws_close_reason(wsi, LWS_CLOSE_STATUS_PROTOCOL_ERR, reason, sizeof(reason) - 1);
+        return -1;
+    }
+    return 0;
 }
 
 static int add_headers(const struct decision *d, struct lws_process_html_args *args)
@@ -169,8 +191,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
             outbox_writable(&s->out);
         return 0;
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
-        /* The answer to our close frame: all is said, so the connection ends. Else the library answers it. */
-        return s && session_is_closing(s) ? -1 : 0;
+        return peer_closes(wsi, s, len);
     case LWS_CALLBACK_CLOSED:
         if (s) {
             slot->session = NULL;
