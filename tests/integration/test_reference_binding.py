@@ -243,6 +243,20 @@ def test_a_broken_frame_closes_that_session_and_nothing_else(f, token, bystander
     assert f.gateway.running
 
 
+def test_nothing_follows_the_close_frame(f, token, bystander):
+    """RFC 6455, 5.5.1, also where libwebsockets closes by itself."""
+    with RawWs(f"{f.ws}?jwt={token()}") as c:
+        c.send(json.dumps({"bind": {"ex": "public", "key": bystander.prefix + ".#"}, "req": 1}))
+        assert json.loads(c.recv_text())["ok"] is True
+        c.recv_text()
+        c.send(b"x", opcode=3)
+        assert c.recv_close()[0] == 1002
+        bystander.check()  # events passed, which this session would have got
+        c.send(b"\x03\xea", opcode=CLOSE)
+        with pytest.raises(Gone):
+            c.recv_frame()
+
+
 def test_a_message_over_the_configured_size_closes_the_session(f, token, bystander):
     """The original took 100 MiB. Ours are small: gateway.message_max_bytes."""
     limit = 65536
