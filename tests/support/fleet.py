@@ -300,7 +300,7 @@ class Fleet:
             pass  # a test may have killed the broker
         for program in reversed(self.programs):
             if program.process.popen is not None:
-                program.process.signal_quietly(signal.SIGCONT)
+                program.process.thaw_if_frozen()
                 program.process.signal_quietly(signal.SIGTERM)
         for program in reversed(self.programs):
             try:

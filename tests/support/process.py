@@ -53,6 +53,17 @@ class Process:
     def thaw(self):
         self.signal(signal.SIGCONT)
 
+    def thaw_if_frozen(self):
+        """SIGCONT only to a stopped process. To one that is ending it does harm: it takes back the SIGSTOP with which
+        LeakSanitizer holds the threads, and the leak check then waits for ever."""
+        try:
+            with open(f"/proc/{self.popen.pid}/stat", encoding="utf-8") as f:
+                state = f.read().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "T":
+            self.signal_quietly(signal.SIGCONT)
+
     def wait(self, timeout):
         return self.popen.wait(timeout)
 
@@ -70,7 +81,7 @@ class Process:
             return 0
         if self.popen.poll() is None:
             self.popen.terminate()
-            self.signal_quietly(signal.SIGCONT)
+            self.thaw_if_frozen()
             try:
                 self.popen.wait(timeout)
             except subprocess.TimeoutExpired:
