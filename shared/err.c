@@ -7,8 +7,8 @@ const char *err_text(int code)
     if (code >= 0)
         return "ok";
     switch (code) {
-#define X(name, value, text)                                                                                 \
-    case name:                                                                                               \
+#define X(name, value, text) \
+    case name:               \
         return text;
         ERR_TABLE(X)
 #undef X
