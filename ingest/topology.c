@@ -98,11 +98,13 @@ static int exchange_keys(const struct config_exchange *x, char ***ret_keys, size
     static char everything[] = "#", nothing[] = "";
     char *one[] = {x->type == CONFIG_EXCHANGE_TOPIC ? everything : nothing};
     bool direct = x->type == CONFIG_EXCHANGE_DIRECT;
-    int r = keys_copy(direct ? x->keys : one, direct ? x->key_count : 1, ret_keys);
+    size_t count = direct ? x->key_count : 1;
+    int r = keys_copy(direct ? x->keys : one, count, ret_keys);
 
-    if (r == 0)
-        *ret_count = direct ? x->key_count : 1;
-    return r;
+    if (r < 0)
+        return r;
+    *ret_count = count;
+    return 0;
 }
 
 static void entry_free(struct topology_entry *e)
