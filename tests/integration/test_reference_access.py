@@ -236,7 +236,7 @@ def test_members_hear_their_instance_only(f, token):
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("key", ["dataset", "dataset.update", "dataset.update.1", "dataset.*.1", "project.update.1.ok", "#",
+@pytest.mark.parametrize("key", ["dataset", "dataset.update", "dataset.update.1", "dataset.*.1", "thing.update.1.ok", "#",
                                  "dataset.#", "dataset.update.1.*", "dataset.update.1.#", "*.update.1.ok"])
 def test_warehouse_with_a_short_key_or_an_unknown_collection_is_denied_and_said_so(f, access_api, user, key):
     """Row: warehouse. The original sent nothing."""
@@ -251,9 +251,16 @@ def test_warehouse_asks_about_the_project(f, access_api, user):
             await c.bind_ok("warehouse", "dataset.update.1.ok.#")
             f.publish("warehouse", "dataset.update.1.ok.ds1", {"a": 1})
             assert (await c.next())["msg"] == {"a": 1}
-            await c.bind("warehouse", "dataset.update.1.deny")
+            await c.bind("warehouse", "project.update.1.deny")
             assert await c.next_text() == '{"error":"Access denied warehouse"}'
     asyncio.run(go())
+    assert sorted(r.path for r in access_api.requests) == ["/event/checkaccess/project/deny", "/event/checkaccess/project/ok"]
+
+
+def test_the_old_names_of_warehouse_are_known(f, access_api, user):
+    """Row: warehouse. The first word of a key of warehouse.dataset is the project."""
+    assert ask(f, user, "warehouse.dataset", "ok.#")["ok"] is True
+    assert ask(f, user, "warehouse.dataset", "deny.#")["code"] == "denied"
     assert sorted(r.path for r in access_api.requests) == ["/event/checkaccess/project/deny", "/event/checkaccess/project/ok"]
 
 
