@@ -13,6 +13,7 @@
 enum { BLOCK_BYTES = 256 * 1024, FRAME_HEADER_MAX = 10 };
 
 struct outbox_block {
+    struct outbox_block *full_next; /* in the hub's list of this turn */
     uint32_t refs;
     uint32_t len;
     uint32_t cap;
@@ -24,6 +25,7 @@ struct outbox_hub {
     size_t limit;
     size_t queued;
     struct outbox_block *block; /* that frames are appended to; NULL before the first */
+    struct outbox_block *full;  /* those before it in this turn: their frames stay valid until the flush */
     struct outbox *dirty;
     char *gather; /* OUTBOX_WRITE_MAX bytes, for outboxes with several small runs */
 };
@@ -41,6 +43,23 @@ static void block_unref(struct outbox_block *b)
 {
     if (b && --b->refs == 0)
         free(b);
+}
+
+/* The turn is over: nobody will add its frames any more. */
+static void hub_let_go(struct outbox_hub *hub)
+{
+    while (hub->full) {
+        struct outbox_block *b = hub->full;
+
+        hub->full = b->full_next;
+        block_unref(b);
+    }
+    if (hub->block && hub->block->refs == 1 && hub->block->cap == BLOCK_BYTES) {
+        hub->block->len = 0;
+    } else {
+        block_unref(hub->block);
+        hub->block = NULL;
+    }
 }
 
 struct outbox_hub *outbox_hub_new(const struct outbox_transport *transport, size_t limit)
@@ -64,6 +83,7 @@ void outbox_hub_free(struct outbox_hub *hub)
     if (!hub)
         return;
     assert(!hub->dirty);
+    hub_let_go(hub);
     block_unref(hub->block);
     free(hub->gather);
     free(hub);
@@ -91,7 +111,10 @@ static bool hub_room(struct outbox_hub *hub, size_t need)
     b = block_new(cap);
     if (!b)
         return false;
-    block_unref(hub->block);
+    if (hub->block) {
+        hub->block->full_next = hub->full;
+        hub->full = hub->block;
+    }
     hub->block = b;
     return true;
 }
@@ -291,7 +314,7 @@ static void outbox_consume(struct outbox *o, size_t n)
 {
     uint32_t gone = 0;
 
-    o->queued -= (uint32_t)n;
+    o->queued -= n;
     o->hub->queued -= n;
     while (n > 0) {
         struct outbox_run *r = run_at(o, gone);
@@ -348,7 +371,7 @@ static void outbox_detach(struct outbox *o)
         struct outbox_run *r = run_at(o, o->settled);
         struct outbox_block *own;
 
-        if (r->len >= r->block->cap / 2 || (r->block->refs == 1 && r->block != o->hub->block))
+        if (r->len >= r->block->cap / 2)
             continue;
         own = block_new(r->len);
         if (!own)
@@ -401,12 +424,5 @@ void outbox_hub_flush(struct outbox_hub *hub)
         o->dirty = false;
         outbox_flush(o);
     }
-    if (!hub->block)
-        return;
-    if (hub->block->refs == 1) {
-        hub->block->len = 0;
-    } else {
-        block_unref(hub->block);
-        hub->block = NULL;
-    }
+    hub_let_go(hub);
 }

@@ -60,8 +60,8 @@ struct outbox {
     struct outbox_run first;
     uint32_t count, more_cap; /* runs in all; room in `more` */
     uint32_t settled;         /* the first of them, which wait since an earlier turn */
-    uint32_t queued;          /* bytes in the runs */
     bool dirty, closed;
+    size_t queued; /* bytes in the runs; many copies of a large frame may be more than 4 GiB */
 };
 
 /* limit: bytes that may wait in one outbox. transport: borrowed. NULL on lack of memory. */
