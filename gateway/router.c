@@ -34,6 +34,7 @@ struct router {
     struct router_node **table; /* literal children, open addressing, no tombstones */
     size_t table_mask, table_count;
     size_t entries;
+    uint64_t met; /* nodes, by all matches */
     uint64_t step;
     uint64_t seed; /* patterns come from clients: they must not choose our collisions */
     struct node_set now, next;
@@ -73,6 +74,11 @@ void router_free(struct router *r)
 size_t router_size(const struct router *r)
 {
     return r->entries;
+}
+
+uint64_t router_met(const struct router *r)
+{
+    return r->met;
 }
 
 static uint64_t mix(uint64_t a, uint64_t b)
@@ -234,10 +240,34 @@ static bool node_add(struct router_node *n, struct router_entry *e)
     return true;
 }
 
+/* A row of wildcards matches as many words as it has "*", or more if there is a "#" in it: write it as the
+ * "*" and then one "#". So "#.*.#.*" and all its kin are one path of the trie, and no more than one node for
+ * each word of the key (and its "#") can be reached on any path. */
+static size_t canonical(struct topic_word *words, size_t n)
+{
+    size_t out = 0;
+
+    for (size_t i = 0; i < n;) {
+        bool hash = false;
+
+        for (; i < n && (topic_is_star(words[i]) || topic_is_hash(words[i])); i++) {
+            if (topic_is_hash(words[i]))
+                hash = true;
+            else
+                words[out++] = words[i];
+        }
+        if (hash)
+            words[out++] = (struct topic_word){"#", 1};
+        if (i < n)
+            words[out++] = words[i++];
+    }
+    return out;
+}
+
 int router_add(struct router *r, const char *pattern, size_t len, struct router_entry *e)
 {
     struct topic_word words[TOPIC_WORDS_MAX];
-    size_t n = topic_split(pattern, len, words);
+    size_t n = canonical(words, topic_split(pattern, len, words));
     struct router_node *node = r->root;
 
     assert(!e->node);
@@ -330,12 +360,14 @@ int router_match(struct router *r, const char *key, size_t len, router_deliver_c
     for (size_t i = 0; i < n && r->now.count > 0; i++) {
         struct node_set swap;
 
+        r->met += r->now.count;
         if (!step(r, words[i]))
             return -ENOMEM;
         swap = r->now;
         r->now = r->next;
         r->next = swap;
     }
+    r->met += r->now.count;
     for (size_t i = 0; i < r->now.count; i++) {
         const struct router_node *node = r->now.at[i];
 

@@ -2,8 +2,9 @@
  *
  * A trie of the bindings' patterns, word by word; a node's children are found in one hash table of
  * the whole router. An event walks all its paths at once (a set of nodes per word), so the cost is at most
- * words times nodes that can be reached, whatever patterns clients invent, and each node is met once: a
- * binding gets one copy. Loop thread only. */
+ * words times nodes that can be reached, whatever patterns clients invent, and each node is met once a word:
+ * a binding gets one copy. On one path at most two nodes for each word of the key can be reached. Loop thread
+ * only. */
 #ifndef EF_ROUTER_H
 #define EF_ROUTER_H
 
@@ -37,5 +38,7 @@ MUST_CHECK
 int router_match(struct router *r, const char *key, size_t len, router_deliver_cb *deliver, void *user);
 
 size_t router_size(const struct router *r); /* entries */
+/* Nodes met by all matches so far: what routing costs, independent of the machine. */
+uint64_t router_met(const struct router *r);
 
 #endif
