@@ -74,12 +74,13 @@ struct address address_forwarded(const struct address *peer, const struct http_h
                                  const struct config_cidr *trusted, size_t count)
 {
     struct address hops[32], found = *peer;
+    struct http_list at = {0};
     struct http_text element;
-    size_t state = 0, n = 0;
+    size_t n = 0;
 
     if (!address_in(peer, trusted, count))
         return found;
-    while (http_head_list(head, "x-forwarded-for", &state, &element)) {
+    while (http_head_list(head, "x-forwarded-for", &at, &element)) {
         /* Only the end of the list is of interest: a long one is shifted. */
         if (n == sizeof(hops) / sizeof(hops[0])) {
             memmove(hops, hops + 1, sizeof(hops) - sizeof(hops[0]));

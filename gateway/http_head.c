@@ -130,21 +130,21 @@ size_t http_head_field(const struct http_head *h, const char *name, struct http_
     return n;
 }
 
-bool http_head_list(const struct http_head *h, const char *name, size_t *state, struct http_text *ret_element)
+bool http_head_list(const struct http_head *h, const char *name, struct http_list *at,
+                    struct http_text *ret_element)
 {
-    size_t n = 0;
+    for (; at->field < h->field_count; at->field++, at->offset = 0) {
+        const struct http_field *f = &h->fields[at->field];
+        struct http_text rest = {f->value.at + at->offset, f->value.len - at->offset};
 
-    for (size_t i = 0; i < h->field_count; i++) {
-        struct http_text rest = h->fields[i].value;
-
-        if (!http_text_is_fold(h->fields[i].name, name))
+        if (!http_text_is_fold(f->name, name))
             continue;
         while (rest.len) {
             struct http_text element = trim(cut(&rest, ","));
 
-            if (element.len == 0 || n++ < *state)
+            if (element.len == 0)
                 continue;
-            ++*state;
+            at->offset = f->value.len - rest.len;
             *ret_element = element;
             return true;
         }
@@ -154,10 +154,10 @@ bool http_head_list(const struct http_head *h, const char *name, size_t *state, 
 
 bool http_head_list_has(const struct http_head *h, const char *name, const char *element)
 {
+    struct http_list at = {0};
     struct http_text e;
-    size_t state = 0;
 
-    while (http_head_list(h, name, &state, &e))
+    while (http_head_list(h, name, &at, &e))
         if (http_text_is_fold(e, element))
             return true;
     return false;

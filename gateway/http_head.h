@@ -44,9 +44,14 @@ bool http_text_is_fold(struct http_text t, const char *text); /* ASCII case igno
 /* How many fields have this name (case ignored); *ret_value is the first's value. */
 size_t http_head_field(const struct http_head *h, const char *name, struct http_text *ret_value);
 
-/* The next element of a comma list over all fields of that name (RFC 9110, 5.6.1); begin with *state = 0.
- * Empty elements are skipped. */
-bool http_head_list(const struct http_head *h, const char *name, size_t *state,
+/* A place in a comma list; all zeros is its beginning. */
+struct http_list {
+    size_t field, offset; /* of the next element: in the head's fields, in that field's value */
+};
+
+/* The next element of a comma list over all fields of that name (RFC 9110, 5.6.1). Empty elements are
+ * skipped. A walk over the whole list costs as much as the list is long. */
+bool http_head_list(const struct http_head *h, const char *name, struct http_list *at,
                     struct http_text *ret_element);
 /* Is `element` (case ignored) in that list? */
 bool http_head_list_has(const struct http_head *h, const char *name, const char *element);

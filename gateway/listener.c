@@ -17,7 +17,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ACCEPTS_PER_TURN = 64, BACKLOG = 4096, PAUSE_MS = 100, DEFER_S = 5, READ_STEP = 4096 };
+enum { ACCEPTS_PER_TURN = 64, BACKLOG = 4096, PAUSE_MS = 100, DEFER_S = 5 };
+/* Room for what a connection without a head has sent: grows by doubling, to a head behind a PROXY header and
+ * a little of what follows it. */
+enum { READ_STEP = 4096, READ_MAX = HTTP_HEAD_MAX + READ_STEP };
 /* The kernel gives up a connection whose sent bytes stay unacknowledged for so long (tcp(7)). */
 enum { USER_TIMEOUT_MS = 60000 };
 
@@ -39,6 +42,7 @@ struct listener {
     struct config *config;
     listener_cb *greeted;
     void *user;
+    int64_t (*mono_ms)(void);
     struct pending *oldest, *newest;
     size_t pending;
     struct listener_counts counts;
@@ -63,6 +67,9 @@ static void refuse(int fd, int status)
 
     /* The socket's buffer is empty, so this goes out whole; a peer that is gone needs no answer. */
     (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    /* Bytes that nobody reads make the kernel reset the connection at close, and the answer with it: take
+     * what has come (MSG_TRUNC throws it away, tcp(7)). */
+    (void)!recv(fd, NULL, INT32_MAX, MSG_TRUNC | MSG_DONTWAIT);
     close(fd);
 }
 
@@ -128,10 +135,12 @@ static enum progress examine(struct listener *l, const char *bytes, size_t len, 
             skip = 0;
     }
     head_len = http_head_len(bytes + skip, len - (size_t)skip);
-    if (head_len == 0) {
+    if ((head_len ? head_len : len - (size_t)skip) > HTTP_HEAD_MAX) {
         *ret_status = 431;
-        return len - (size_t)skip >= HTTP_HEAD_MAX ? PROGRESS_REFUSE : PROGRESS_MORE;
+        return PROGRESS_REFUSE;
     }
+    if (head_len == 0)
+        return PROGRESS_MORE;
     *ret_status = http_head_parse(bytes + skip, head_len, &g->head);
     if (*ret_status != 0)
         return PROGRESS_REFUSE;
@@ -141,13 +150,14 @@ static enum progress examine(struct listener *l, const char *bytes, size_t len, 
     return PROGRESS_DONE;
 }
 
-/* Read what is there. Returns the bytes read, 0 for the end or an error, -1 for none yet. */
+/* Read what is there. Returns the bytes read, 0 for the end or an error, -1 for none yet. Not with READ_MAX
+ * bytes there already: that much is a head, or refused. */
 static ssize_t read_some(int fd, char **bytes, size_t *len, size_t *cap)
 {
     ssize_t n;
 
-    if (*cap - *len < READ_STEP) {
-        size_t bigger = *cap ? *cap * 2 : READ_STEP;
+    if (*cap - *len < READ_STEP && *cap < READ_MAX) {
+        size_t bigger = *cap == 0 ? READ_STEP : *cap < READ_MAX / 2 ? *cap * 2 : READ_MAX;
         char *grown = realloc(*bytes, bigger);
 
         if (!grown)
@@ -213,7 +223,7 @@ static void on_pending_poll(uv_poll_t *poll, int status, int events)
 
 static void sweep(struct listener *l)
 {
-    int64_t now = clock_mono_ms();
+    int64_t now = l->mono_ms();
 
     while (l->oldest && now >= l->oldest->deadline_ms) {
         l->counts.timeouts++;
@@ -244,7 +254,7 @@ static void pending_new(struct listener *l, int fd, const struct address *addres
     p->bytes = bytes;
     p->len = len;
     p->cap = cap;
-    p->deadline_ms = clock_mono_ms() + HEAD_TIMEOUT_MS;
+    p->deadline_ms = l->mono_ms() + HEAD_TIMEOUT_MS;
     p->older = l->newest;
     *(l->newest ? &l->newest->newer : &l->oldest) = p;
     l->newest = p;
@@ -296,7 +306,7 @@ static void greet(struct listener *l, int fd, const struct address *address)
 static void pause_accepting(struct listener *l, int error)
 {
     l->counts.exhausted++;
-    l->resume_ms = clock_mono_ms() + PAUSE_MS;
+    l->resume_ms = l->mono_ms() + PAUSE_MS;
     uv_poll_stop(&l->poll);
     if (l->counts.exhausted % 100 == 1)
         log_error("ACCEPT-EXHAUSTED", "cannot accept; new connections wait, retrying",
@@ -333,7 +343,7 @@ static void on_timer(uv_timer_t *timer)
     struct listener *l = timer->data;
 
     sweep(l);
-    if (l->resume_ms && clock_mono_ms() >= l->resume_ms) {
+    if (l->resume_ms && l->mono_ms() >= l->resume_ms) {
         l->resume_ms = 0;
         uv_poll_start(&l->poll, UV_READABLE, on_acceptable);
     }
@@ -399,6 +409,7 @@ int listener_start(uv_loop_t *loop, const char *listen, struct config *config, l
     l->config = config_ref(config);
     l->greeted = greeted;
     l->user = user;
+    l->mono_ms = clock_mono_ms;
     l->handles = 2;
     uv_timer_init(loop, &l->timer);
     l->timer.data = l;
@@ -416,6 +427,11 @@ void listener_reload(struct listener *l, struct config *config)
     config_ref(config);
     config_unref(l->config);
     l->config = config;
+}
+
+void listener_set_clock(struct listener *l, int64_t (*mono_ms)(void))
+{
+    l->mono_ms = mono_ms;
 }
 
 struct listener_counts listener_counts(const struct listener *l)

@@ -40,6 +40,8 @@ MUST_CHECK int listener_start(uv_loop_t *loop, const char *listen, struct config
                               listener_cb *greeted, void *user, struct listener **ret_listener);
 void listener_reload(struct listener *l, struct config *config);
 struct listener_counts listener_counts(const struct listener *l);
+/* For tests: a monotonic clock of theirs, in milliseconds. */
+void listener_set_clock(struct listener *l, int64_t (*mono_ms)(void));
 /* Stop accepting and drop the connections without a head. Freed in a later turn; NULL is fine. */
 void listener_close(struct listener *l);
 

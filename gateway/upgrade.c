@@ -115,8 +115,9 @@ enum find { FIND_NONE, FIND_TOKEN, FIND_BROKEN };
 static enum find find_token(const struct http_head *h, struct buf *out)
 {
     static const char bearer[] = "bearer";
+    struct http_list at = {0};
     struct http_text text;
-    size_t state = 0, n;
+    size_t n;
 
     /* RFC 9110, 11.1: the scheme's case does not matter. Another scheme is none of ours. */
     if (http_head_field(h, "authorization", &text) && text.len >= 6 && strncasecmp(text.at, bearer, 6) == 0 &&
@@ -135,7 +136,7 @@ static enum find find_token(const struct http_head *h, struct buf *out)
         decode(out, text);
         return FIND_TOKEN;
     }
-    while (http_head_list(h, "sec-websocket-protocol", &state, &text)) {
+    while (http_head_list(h, "sec-websocket-protocol", &at, &text)) {
         if (text.len >= 7 && memcmp(text.at, "bearer.", 7) == 0) {
             buf_add(out, text.at + 7, text.len - 7);
             return FIND_TOKEN;
@@ -177,11 +178,11 @@ int upgrade_token(const struct config *c, const struct token_keys *keys, const s
 
 bool upgrade_subprotocol(const struct http_head *h, struct http_text *ret_name)
 {
+    struct http_list at = {0};
     struct http_text text;
-    size_t state = 0;
     bool found = false;
 
-    while (http_head_list(h, "sec-websocket-protocol", &state, &text)) {
+    while (http_head_list(h, "sec-websocket-protocol", &at, &text)) {
         bool bearer = text.len >= 7 && memcmp(text.at, "bearer.", 7) == 0;
 
         if (!found || !bearer)
