@@ -31,6 +31,7 @@ struct pending {
     struct address address; /* the peer's */
     int64_t deadline_ms;
     int fd;
+    bool refused; /* and answered: waits for the peer's end */
     size_t len, cap;
     char *bytes;
 };
@@ -55,7 +56,7 @@ struct listener {
 /* --- answers to what is no request ------------------------------------------------------------------------
  */
 
-static void refuse(int fd, int status)
+static void answer(int fd, int status)
 {
     const char *reason = status == 431   ? "Request Header Fields Too Large"
                          : status == 408 ? "Request Timeout"
@@ -67,10 +68,6 @@ static void refuse(int fd, int status)
 
     /* The socket's buffer is empty, so this goes out whole; a peer that is gone needs no answer. */
     (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
-    /* Bytes that nobody reads make the kernel reset the connection at close, and the answer with it: take
-     * what has come (MSG_TRUNC throws it away, tcp(7)). */
-    (void)!recv(fd, NULL, INT32_MAX, MSG_TRUNC | MSG_DONTWAIT);
-    close(fd);
 }
 
 /* --- connections without a head ---------------------------------------------------------------------------
@@ -94,22 +91,60 @@ static void on_handle_closed(uv_handle_t *handle)
     free(l);
 }
 
-static void pending_remove(struct pending *p)
+static void list_remove(struct pending *p)
 {
     struct listener *l = p->listener;
 
     *(p->older ? &p->older->newer : &l->oldest) = p->newer;
     *(p->newer ? &p->newer->older : &l->newest) = p->older;
     l->pending--;
+}
+
+static void list_add(struct pending *p)
+{
+    struct listener *l = p->listener;
+
+    p->deadline_ms = l->mono_ms() + HEAD_TIMEOUT_MS;
+    p->older = l->newest;
+    p->newer = NULL;
+    *(l->newest ? &l->newest->newer : &l->oldest) = p;
+    l->newest = p;
+    l->pending++;
+}
+
+/* The descriptor stays open. */
+static void pending_remove(struct pending *p)
+{
+    list_remove(p);
     uv_close((uv_handle_t *)&p->poll, on_pending_closed);
 }
 
-static void pending_refuse(struct pending *p, int status)
+static void pending_close(struct pending *p)
 {
     int fd = p->fd;
 
     pending_remove(p);
-    refuse(fd, status);
+    close(fd);
+}
+
+/* Time, or its place, is up. */
+static void pending_expire(struct pending *p)
+{
+    if (!p->refused)
+        answer(p->fd, 408);
+    pending_close(p);
+}
+
+/* Answer, and read what is still coming until the peer ends too: bytes that nobody reads make the kernel
+ * reset the connection, and the answer is lost with it. */
+static void pending_refuse(struct pending *p, int status)
+{
+    p->listener->counts.malformed++;
+    answer(p->fd, status);
+    (void)shutdown(p->fd, SHUT_WR); /* fails if the peer has gone, which the next read tells */
+    p->refused = true;
+    list_remove(p);
+    list_add(p);
 }
 
 /* What the bytes so far amount to. */
@@ -174,6 +209,14 @@ static ssize_t read_some(int fd, char **bytes, size_t *len, size_t *cap)
     return n;
 }
 
+static void pending_discard(struct pending *p)
+{
+    ssize_t n = recv(p->fd, p->bytes, p->cap, 0);
+
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        pending_close(p);
+}
+
 static void pending_progress(struct pending *p)
 {
     struct listener *l = p->listener;
@@ -184,17 +227,13 @@ static void pending_progress(struct pending *p)
     if (n < 0)
         return;
     if (n == 0) {
-        int fd = p->fd;
-
-        pending_remove(p);
-        close(fd);
+        pending_close(p);
         return;
     }
     switch (examine(l, p->bytes, p->len, &g, &status)) {
     case PROGRESS_MORE:
         break;
     case PROGRESS_REFUSE:
-        l->counts.malformed++;
         pending_refuse(p, status);
         break;
     case PROGRESS_DONE:
@@ -211,14 +250,12 @@ static void on_pending_poll(uv_poll_t *poll, int status, int events)
     struct pending *p = poll->data;
 
     (void)events;
-    if (status < 0) {
-        int fd = p->fd;
-
-        pending_remove(p);
-        close(fd);
-        return;
-    }
-    pending_progress(p);
+    if (status < 0)
+        pending_close(p);
+    else if (p->refused)
+        pending_discard(p);
+    else
+        pending_progress(p);
 }
 
 static void sweep(struct listener *l)
@@ -226,14 +263,14 @@ static void sweep(struct listener *l)
     int64_t now = l->mono_ms();
 
     while (l->oldest && now >= l->oldest->deadline_ms) {
-        l->counts.timeouts++;
-        pending_refuse(l->oldest, 408);
+        l->counts.timeouts += !l->oldest->refused;
+        pending_expire(l->oldest);
     }
 }
 
-/* Wait for the rest of the head. Takes fd and bytes. */
-static void pending_new(struct listener *l, int fd, const struct address *address, char *bytes, size_t len,
-                        size_t cap)
+/* Keep the connection among those without a head. Takes fd and bytes. NULL: no memory; it is closed. */
+static struct pending *pending_new(struct listener *l, int fd, const struct address *address, char *bytes,
+                                   size_t len, size_t cap)
 {
     struct pending *p = calloc(1, sizeof(*p));
 
@@ -241,11 +278,11 @@ static void pending_new(struct listener *l, int fd, const struct address *addres
         free(p);
         free(bytes);
         close(fd);
-        return;
+        return NULL;
     }
     if (l->pending >= GREETINGS_MAX) {
         l->counts.evicted++;
-        pending_refuse(l->oldest, 408);
+        pending_expire(l->oldest);
     }
     p->poll.data = p;
     p->listener = l;
@@ -254,12 +291,9 @@ static void pending_new(struct listener *l, int fd, const struct address *addres
     p->bytes = bytes;
     p->len = len;
     p->cap = cap;
-    p->deadline_ms = l->mono_ms() + HEAD_TIMEOUT_MS;
-    p->older = l->newest;
-    *(l->newest ? &l->newest->newer : &l->oldest) = p;
-    l->newest = p;
-    l->pending++;
+    list_add(p);
     uv_poll_start(&p->poll, UV_READABLE, on_pending_poll);
+    return p;
 }
 
 /* --- accepting --------------------------------------------------------------------------------------------
@@ -281,6 +315,7 @@ static void greet(struct listener *l, int fd, const struct address *address)
     char *bytes = NULL;
     size_t len = 0, cap = 0;
     ssize_t n = read_some(fd, &bytes, &len, &cap);
+    struct pending *p;
     int status;
 
     if (n == 0) {
@@ -290,17 +325,18 @@ static void greet(struct listener *l, int fd, const struct address *address)
     }
     switch (examine(l, bytes, len, &g, &status)) {
     case PROGRESS_MORE:
-        pending_new(l, fd, address, bytes, len, cap);
-        return;
+        (void)pending_new(l, fd, address, bytes, len, cap);
+        break;
     case PROGRESS_REFUSE:
-        l->counts.malformed++;
-        refuse(fd, status);
+        p = pending_new(l, fd, address, bytes, len, cap);
+        if (p)
+            pending_refuse(p, status);
         break;
     case PROGRESS_DONE:
         l->greeted(l->user, &g);
+        free(bytes);
         break;
     }
-    free(bytes);
 }
 
 static void pause_accepting(struct listener *l, int error)
@@ -358,7 +394,7 @@ static int resolve(const char *listen_text, struct addrinfo **ret)
     char host[128];
     size_t n = colon ? (size_t)(colon - listen_text) : 0;
 
-    if (n == 0 || n >= sizeof(host))
+    if (n == 0 || n >= sizeof(host) || !colon[1])
         return -EINVAL;
     memcpy(host, listen_text, n);
     host[n] = '\0';
@@ -444,12 +480,8 @@ void listener_close(struct listener *l)
     if (!l)
         return;
     l->closing = true;
-    while (l->oldest) {
-        int fd = l->oldest->fd;
-
-        pending_remove(l->oldest);
-        close(fd);
-    }
+    while (l->oldest)
+        pending_close(l->oldest);
     uv_close((uv_handle_t *)&l->timer, on_handle_closed);
     uv_close((uv_handle_t *)&l->poll, on_handle_closed);
     close(l->fd);

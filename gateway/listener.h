@@ -5,7 +5,8 @@
  *                 |
  *                 '-- no whole head within HEAD_TIMEOUT_MS, too large, not HTTP: answered 408/431/400, closed
  *
- * A head that cannot be parsed is answered here. At most GREETINGS_MAX connections may be without a head; the
+ * A head that cannot be parsed is answered here; what still comes behind it is read and thrown away, so that
+ * the answer arrives, until the client ends too. At most GREETINGS_MAX connections may be without a head; the
  * oldest gives way to a new one. When descriptors run out (EMFILE), accepting pauses for 100 ms, so that the
  * loop does not spin; those who wait stay in the kernel's backlog. Loop thread only. */
 #ifndef EF_LISTENER_H
