@@ -1,65 +1,35 @@
-/* token.c - tokens are read strictly, verified by libjwt, and read again by us.
+/* token.c - tokens are read strictly, and nothing of them counts before the signature does.
  *
- *   raw --> three parts, canonical base64url --> header: alg, kid --> keys that fit --> libjwt verifies
+ *   raw --> three parts, canonical base64url --> header: alg, kid --> keys that fit --> the signature is good
  *                                                                                            |
- *              token: raw, sub, end  <-- exp, nbf, iss, aud  <-- claims, parsed by us  <-----'
+ *              token: raw, sub, end  <-- exp, nbf, iss, aud  <-- claims  <-------------------'
  *
- * libjwt (1.10 and 1.17) believes the token's own algorithm, so the header is read first and a key is tried
- * only for the algorithms that it is configured for; after the verification its algorithm is compared again.
- * libjwt also reads base64 loosely and recurses on the stack with the token's size, so what is not canonical,
- * or over TOKEN_MAX, never reaches it. It reads numbers loosely, so the claims are parsed by us.
+ * A key is tried only for the algorithms that it is configured for, whatever the token says. There is one
+ * text for one token: what is not canonical, or over TOKEN_MAX, is no token.
  *
  * Failures: each way a token can be wrong is one ERR_TOKEN_*; the caller answers all of them alike. A key
  * that could verify nothing, or that would make forging easy (a short secret, a public key used as secret),
  * is refused when it is loaded.
  *
- * Cost: libjwt parses the PEM at each verification, which costs more than the RSA operation itself. */
+ * Why not libjwt: it reads the PEM at every verification, which makes RS256 cost some twenty times as much, believes
+ * the token's own algorithm, and takes texts that are not canonical. */
 #include "shared/token.h"
 
 #include "shared/buf.h"
 #include "shared/digest.h"
 #include "shared/err.h"
+#include "shared/signature.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <jwt.h>
-#include <limits.h>
 #include <math.h>
-#include <openssl/bio.h>
-#include <openssl/crypto.h>
-#include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-
-/* Shortest secret for HS*, bytes: the size of the smallest hash (RFC 7518, 3.2). */
-enum { SECRET_MIN = 32 };
-/* Smallest RSA key, bits (RFC 7518, 3.3). */
-enum { RSA_BITS_MIN = 2048 };
-
-/* For PS* libjwt takes only keys that are marked for it (id-RSASSA-PSS, RFC 4055, 1.2), and only from 1.13
- * on. */
-enum key_kind { KEY_SECRET, KEY_RSA, KEY_RSA_PSS, KEY_EC };
-
-/* RFC 7518, 3.1. `group` is OpenSSL's name of the curve. */
-static const struct alg {
-    const char *name;
-    enum key_kind kind;
-    const char *group;
-} algs[] = {
-    {"HS256", KEY_SECRET, NULL},     {"HS384", KEY_SECRET, NULL},    {"HS512", KEY_SECRET, NULL},
-    {"RS256", KEY_RSA, NULL},        {"RS384", KEY_RSA, NULL},       {"RS512", KEY_RSA, NULL},
-    {"PS256", KEY_RSA_PSS, NULL},    {"PS384", KEY_RSA_PSS, NULL},   {"PS512", KEY_RSA_PSS, NULL},
-    {"ES256", KEY_EC, "prime256v1"}, {"ES384", KEY_EC, "secp384r1"}, {"ES512", KEY_EC, "secp521r1"},
-};
 
 struct token_key {
-    char *kid;  /* or NULL: for tokens of any kid */
-    char *text; /* PEM or secret */
-    size_t len;
-    unsigned algs; /* bits, by index in `algs` */
+    char *kid; /* or NULL: for tokens of any kid */
+    struct signature_key *key;
+    unsigned algs; /* bits, by signature_alg */
     char id[DIGEST_HEX + 1];
 };
 
@@ -88,104 +58,36 @@ static_assert(TOKEN_MAX <= UINT16_MAX, "struct token holds the length in 16 bits
 
 /* ---- keys ---- */
 
-static int alg_find(const char *name)
+/* Load one key. Returns 0, -ENOMEM, or ERR_CONFIG with a sentence in `error`. */
+static int key_load(struct token_key *key, const struct config_jwt_key *conf, size_t index, struct buf *error)
 {
-    for (size_t i = 0; i < ARRAY_LEN(algs); i++) {
-        if (strcmp(algs[i].name, name) == 0)
-            return (int)i;
-    }
-    return -1;
-}
-
-static void pkey_freep(EVP_PKEY **p)
-{
-    EVP_PKEY_free(*p);
-}
-static void bio_freep(BIO **p)
-{
-    BIO_free(*p);
-}
-
-/* What is wrong with the secret, or NULL. */
-static const char *secret_fault(const struct config_jwt_key *k)
-{
-    if (memmem(k->text, k->text_len, "-----BEGIN ", 11))
-        return "holds PEM, which anybody may know; HS256, HS384 and HS512 need a shared secret";
-    if (k->text_len < SECRET_MIN)
-        return "is shorter than 32 bytes, too short for HS256, HS384 and HS512";
-    return NULL;
-}
-
-/* What is wrong with the public key for this algorithm, or NULL. */
-static const char *public_fault(const struct config_jwt_key *k, const struct alg *alg)
-{
-    CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(k->text, (int)k->text_len);
-    CLEANUP(pkey_freep) EVP_PKEY *pkey = bio ? PEM_read_bio_PUBKEY(bio, NULL, NULL, NULL) : NULL;
-    char group[64] = "";
-
-    ERR_clear_error(); /* what stays there confuses the next user of OpenSSL in this thread */
-    if (!pkey)
-        return "is not a public key in PEM";
-    if (alg->kind != KEY_EC) {
-        if (alg->kind == KEY_RSA && EVP_PKEY_get_base_id(pkey) != EVP_PKEY_RSA)
-            return "is not an RSA key, which its algorithm needs";
-        if (alg->kind == KEY_RSA_PSS && EVP_PKEY_get_base_id(pkey) != EVP_PKEY_RSA_PSS)
-            return "is not an RSA-PSS key (id-RSASSA-PSS), which its algorithm needs";
-        return EVP_PKEY_get_bits(pkey) < RSA_BITS_MIN ? "is an RSA key of less than 2048 bits" : NULL;
-    }
-    if (EVP_PKEY_get_base_id(pkey) != EVP_PKEY_EC)
-        return "is not an elliptic curve key, which its algorithm needs";
-    if (EVP_PKEY_get_group_name(pkey, group, sizeof(group), NULL) != 1 || strcmp(group, alg->group) != 0) {
-        ERR_clear_error();
-        return "is not on the curve that its algorithm needs";
-    }
-    return NULL;
-}
-
-/* Check one key as configured. Returns false with a sentence in `error`. */
-static bool key_check(const struct config_jwt_key *k, size_t index, unsigned *ret_algs, struct buf *error)
-{
-    const char *file = k->file ? k->file : "the key";
     const char *fault = NULL;
+    int r = -EINVAL;
 
-    *ret_algs = 0;
-    if (k->alg_count == 0)
-        fault = "has no algorithm";
-    if (k->text_len == 0)
-        fault = "is empty";
-    if (k->text_len > INT_MAX)
-        fault = "is too large";
-    for (size_t i = 0; i < k->alg_count && !fault; i++) {
-        int n = alg_find(k->algs[i]);
+    for (size_t i = 0; i < conf->alg_count; i++) {
+        int alg = signature_alg(conf->algs[i]);
 
-        if (n < 0 || jwt_str_alg(k->algs[i]) == JWT_ALG_INVAL) {
-            buf_printf(error, "jwt.keys[%zu]: this build cannot verify the algorithm \"%s\"", index,
-                       k->algs[i]);
-            return false;
+        if (alg < 0) {
+            buf_printf(error, "jwt.keys[%zu]: the algorithm \"%s\" is not known", index, conf->algs[i]);
+            return ERR_CONFIG;
         }
-        *ret_algs |= BIT(n);
-        fault = algs[n].kind == KEY_SECRET ? secret_fault(k) : public_fault(k, &algs[n]);
+        key->algs |= BIT(alg);
     }
-    if (fault)
-        buf_printf(error, "jwt.keys[%zu]: %s %s", index, file, fault);
-    return !fault;
-}
-
-static int key_copy(struct token_key *key, const struct config_jwt_key *conf)
-{
-    if (conf->kid) {
+    if (!key->algs)
+        fault = "has no algorithm";
+    else
+        r = signature_key_new(conf->text, conf->text_len, key->algs, &key->key, &fault);
+    if (r == -EINVAL) {
+        buf_printf(error, "jwt.keys[%zu]: %s %s", index, conf->file ? conf->file : "the key", fault);
+        return ERR_CONFIG;
+    }
+    digest_hex(&(struct digest_part){conf->text, conf->text_len}, 1, key->id);
+    if (r == 0 && conf->kid) {
         key->kid = strdup(conf->kid);
         if (!key->kid)
             return -ENOMEM;
     }
-    key->text = malloc(conf->text_len + 1);
-    if (!key->text)
-        return -ENOMEM;
-    memcpy(key->text, conf->text, conf->text_len);
-    key->text[conf->text_len] = '\0';
-    key->len = conf->text_len;
-    digest_hex(&(struct digest_part){key->text, key->len}, 1, key->id);
-    return 0;
+    return r;
 }
 
 static int demands_copy(struct token_keys *keys, const struct config_jwt *conf)
@@ -225,21 +127,19 @@ int token_keys_new(const struct config_jwt *conf, struct token_keys **ret_keys, 
     keys->keys = calloc(conf->key_count + 1, sizeof(*keys->keys));
     if (!keys->keys)
         return -ENOMEM;
-    for (; keys->count < conf->key_count; keys->count++) {
-        struct token_key *key = &keys->keys[keys->count];
+    while (keys->count < conf->key_count) {
+        size_t n = keys->count++; /* half of it may be there to free */
+        int r = key_load(&keys->keys[n], &conf->keys[n], n, &error);
 
-        if (!key_check(&conf->keys[keys->count], keys->count, &key->algs, &error)) {
+        if (r == ERR_CONFIG) {
             char *sentence = buf_take(&error);
 
             if (!sentence)
                 return -ENOMEM;
             *ret_error = sentence;
-            return ERR_CONFIG;
         }
-        if (key_copy(key, &conf->keys[keys->count]) < 0) {
-            keys->count++; /* half of it may be there to free */
-            return -ENOMEM;
-        }
+        if (r < 0)
+            return r;
     }
     *ret_keys = TAKE(keys);
     return 0;
@@ -251,9 +151,7 @@ void token_keys_free(struct token_keys *keys)
         return;
     for (size_t i = 0; i < keys->count; i++) {
         free(keys->keys[i].kid);
-        if (keys->keys[i].text)
-            OPENSSL_cleanse(keys->keys[i].text, keys->keys[i].len);
-        free(keys->keys[i].text);
+        signature_key_free(keys->keys[i].key);
     }
     free(keys->keys);
     for (size_t i = 0; i < keys->audience_count; i++)
@@ -358,22 +256,19 @@ static int parse_part(struct part part, json_t **ret_object)
 
 /* The header of a token that is not verified yet: only what chooses the key. */
 struct header {
-    int alg;         /* index in `algs` */
+    int alg;         /* signature_alg; -1: none that we know */
     const char *kid; /* borrowed from the object, or NULL */
 };
 
 static int read_header(const json_t *object, struct header *ret)
 {
-    const json_t *kid = json_object_get(object, "kid"), *typ = json_object_get(object, "typ");
+    const json_t *kid = json_object_get(object, "kid");
     const char *alg = json_string_value(json_object_get(object, "alg"));
 
     /* We understand no extension, so no token may insist on one (RFC 7515, 4.1.11). */
     if (!alg || json_object_get(object, "crit") || (kid && !json_is_string(kid)))
         return ERR_TOKEN_MALFORMED;
-    /* libjwt refuses other types, and takes what is no string for absent. */
-    if (typ && (!json_is_string(typ) || strcasecmp(json_string_value(typ), "JWT") != 0))
-        return ERR_TOKEN_MALFORMED;
-    ret->alg = alg_find(alg);
+    ret->alg = signature_alg(alg);
     ret->kid = json_string_value(kid);
     return ret->alg < 0 ? ERR_TOKEN_KEY : 0;
 }
@@ -385,41 +280,33 @@ static bool key_fits(const struct token_key *key, const struct header *header)
     return !header->kid || !key->kid || strcmp(header->kid, key->kid) == 0;
 }
 
-/* raw: NUL-terminated, of canonical parts. */
-static int verify_with(const struct token_key *key, const char *raw, int alg)
-{
-    jwt_t *jwt = NULL;
-    int r = jwt_decode(&jwt, raw, (const unsigned char *)key->text, (int)key->len);
-    bool same = r == 0 && jwt_get_alg(jwt) == jwt_str_alg(algs[alg].name);
-
-    if (r == 0)
-        jwt_free(jwt);
-    ERR_clear_error();
-    if (r == ENOMEM)
-        return -ENOMEM;
-    return same ? 0 : ERR_TOKEN_SIGNATURE;
-}
-
-static int find_key(const struct token_keys *keys, const char *raw, struct part header_part,
+/* The key that signed `parts`. Returns 0 or ERR_TOKEN_*, -ENOMEM. */
+static int find_key(const struct token_keys *keys, const struct part parts[3],
                     const struct token_key **ret_key)
 {
+    CLEANUP(freep) unsigned char *sig = malloc(parts[2].len);
     json_auto_t *object = NULL;
     struct header header = {0};
-    int r = parse_part(header_part, &object);
+    size_t signed_len = (size_t)(parts[2].text - 1 - parts[0].text);
+    int r = parse_part(parts[0], &object), sig_len;
 
     if (r == 0)
         r = read_header(object, &header);
+    if (r == 0 && !sig)
+        r = -ENOMEM;
     if (r < 0)
         return r;
+    sig_len = decode64(parts[2].text, parts[2].len, (char *)sig);
     r = ERR_TOKEN_KEY;
-    for (size_t i = 0; i < keys->count; i++) {
+    for (size_t i = 0; i < keys->count && sig_len > 0; i++) {
         if (!key_fits(&keys->keys[i], &header))
             continue;
-        r = verify_with(&keys->keys[i], raw, header.alg);
-        if (r == 0)
+        r = ERR_TOKEN_SIGNATURE;
+        if (signature_verify(keys->keys[i].key, header.alg, parts[0].text, signed_len, sig,
+                             (size_t)sig_len)) {
             *ret_key = &keys->keys[i];
-        if (r == 0 || r == -ENOMEM)
-            return r;
+            return 0;
+        }
     }
     return r;
 }
@@ -565,11 +452,11 @@ int token_verify(const struct token_keys *keys, const char *raw, size_t len, int
     *t = (struct token){.refs = 1, .len = (uint16_t)len, .end_s = INT64_MAX};
     memcpy(t->text, raw, len);
     t->text[len] = '\0';
-    /* Parsed first, so that a token that is no JSON says so; libjwt parses it before it verifies as well.
-     * Nothing is read from it until the signature has been found good. */
+    /* Parsed first, so that a token that is no JSON says so. Nothing is read from it until the signature has
+     * been found good. */
     r = parse_part(parts[1], &claims);
     if (r == 0)
-        r = find_key(keys, t->text, parts[0], &key);
+        r = find_key(keys, parts, &key);
     if (r < 0)
         return r;
     memcpy(t->key_id, key->id, sizeof(t->key_id));

@@ -5,7 +5,6 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <jwt.h>
 #include <openssl/ec.h>
 #include <openssl/ecdsa.h>
 #include <openssl/evp.h>
@@ -361,11 +360,12 @@ static void each_algorithm_is_verified_with_its_own_key_only(void **state)
         EVP_PKEY **pkey;
         const char *secret;
     } rows[] = {
-        {"RS256", "{\"alg\":\"RS256\"}", &rsa_a, NULL},   {"RS384", "{\"alg\":\"RS384\"}", &rsa_a, NULL},
-        {"RS512", "{\"alg\":\"RS512\"}", &rsa_a, NULL},   {"ES256", "{\"alg\":\"ES256\"}", &ec256, NULL},
-        {"ES384", "{\"alg\":\"ES384\"}", &ec384, NULL},   {"HS256", "{\"alg\":\"HS256\"}", NULL, SECRET},
-        {"HS384", "{\"alg\":\"HS384\"}", NULL, SECRET},   {"HS512", "{\"alg\":\"HS512\"}", NULL, SECRET},
-        {"PS256", "{\"alg\":\"PS256\"}", &rsa_pss, NULL},
+        {"RS256", "{\"alg\":\"RS256\"}", &rsa_a, NULL}, {"RS384", "{\"alg\":\"RS384\"}", &rsa_a, NULL},
+        {"RS512", "{\"alg\":\"RS512\"}", &rsa_a, NULL}, {"ES256", "{\"alg\":\"ES256\"}", &ec256, NULL},
+        {"ES384", "{\"alg\":\"ES384\"}", &ec384, NULL}, {"HS256", "{\"alg\":\"HS256\"}", NULL, SECRET},
+        {"HS384", "{\"alg\":\"HS384\"}", NULL, SECRET}, {"HS512", "{\"alg\":\"HS512\"}", NULL, SECRET},
+        {"PS256", "{\"alg\":\"PS256\"}", &rsa_a, NULL}, {"PS384", "{\"alg\":\"PS384\"}", &rsa_a, NULL},
+        {"PS512", "{\"alg\":\"PS512\"}", &rsa_a, NULL},
     };
 
     (void)state;
@@ -373,8 +373,6 @@ static void each_algorithm_is_verified_with_its_own_key_only(void **state)
         struct ring r = {0};
         struct token_keys *keys;
 
-        if (jwt_str_alg(rows[k].alg) == JWT_ALG_INVAL)
-            continue; /* PS256 on libjwt 1.10: see keys_that_verify_nothing_are_refused */
         if (rows[k].secret)
             ring_add_secret(&r, rows[k].alg, NULL, rows[k].secret);
         else
@@ -530,10 +528,22 @@ static void keys_that_verify_nothing_are_refused(void **state)
     check_refused_key("rs256", public_pem(rsa_a), "\"rs256\"");
     check_refused_key("EdDSA", public_pem(ed25519), "\"EdDSA\"");
     check_refused_key("RS256", public_pem(rsa_pss), "not an RSA key");
-    if (jwt_str_alg("PS256") == JWT_ALG_INVAL)
-        check_refused_key("PS256", public_pem(rsa_pss), "\"PS256\"");
-    else
-        check_refused_key("PS256", public_pem(rsa_a), "id-RSASSA-PSS");
+    check_refused_key("PS256", public_pem(ec256), "not an RSA key");
+    check_refused_key("PS256", public_pem(rsa_small), "2048");
+}
+
+static void a_key_that_is_marked_for_pss_verifies_pss(void **state)
+{
+    struct ring r = {0};
+    struct token_keys *keys;
+
+    (void)state;
+    ring_add_public(&r, "PS256", NULL, rsa_pss);
+    keys = ring_load(&r);
+    assert_int_equal(verify(keys, make("PS256", "{\"alg\":\"PS256\"}", "{}", rsa_pss, NULL)), 0);
+    assert_int_equal(verify(keys, make("PS256", "{\"alg\":\"PS256\"}", "{}", rsa_a, NULL)),
+                     ERR_TOKEN_SIGNATURE);
+    token_keys_free(keys);
 }
 
 static void the_second_wrong_key_is_named(void **state)
@@ -715,7 +725,8 @@ static void sub_is_text_or_digits(void **state)
     token_keys_free(keys);
 }
 
-/* Whatever one does to the text of a good token, it is no longer good: libjwt alone lets many of these pass.
+/* Whatever one does to the text of a good token, it is no longer good: base64 decoders let many of these
+ * pass.
  */
 static void the_text_of_a_token_is_not_malleable(void **state)
 {
@@ -784,8 +795,6 @@ static void empty_parts_and_foreign_shapes_are_malformed(void **state)
                                           "{\"alg\":\"HS256\",\"crit\":[]}",
                                           "{\"alg\":\"HS256\"}x",
                                           "{\"alg\":\"HS256\"",
-                                          "{\"alg\":\"HS256\",\"typ\":\"at+jwt\"}",
-                                          "{\"alg\":\"HS256\",\"typ\":1}",
                                           "{\"alg\":\"HS256\\u0000\"}",
                                           "{\"alg\":\"HS256\",\"x\":\"\xff\"}"};
     struct ring r = {0};
@@ -800,8 +809,9 @@ static void empty_parts_and_foreign_shapes_are_malformed(void **state)
         if (verify(keys, make("HS256", headers[i], "{}", NULL, SECRET)) != ERR_TOKEN_MALFORMED)
             fail_msg("%s", headers[i]);
     }
-    assert_int_equal(verify(keys, make("HS256", "{\"typ\":\"jwt\",\"alg\":\"HS256\"}", "{}", NULL, SECRET)),
-                     0);
+    /* The reference asks for no type. */
+    assert_int_equal(
+        verify(keys, make("HS256", "{\"typ\":\"at+jwt\",\"alg\":\"HS256\"}", "{}", NULL, SECRET)), 0);
     token_keys_free(keys);
 }
 
@@ -881,6 +891,7 @@ int main(void)
         cmocka_unit_test(key_ids_are_stable_and_differ_between_keys),
         cmocka_unit_test(no_keys_verify_nothing),
         cmocka_unit_test(keys_that_verify_nothing_are_refused),
+        cmocka_unit_test(a_key_that_is_marked_for_pss_verifies_pss),
         cmocka_unit_test(the_second_wrong_key_is_named),
         cmocka_unit_test(exp_is_a_number_and_ends_the_token),
         cmocka_unit_test(nbf_begins_the_token),
