@@ -93,14 +93,22 @@ static void on_want_writable(void *transport)
 }
 
 /* A wsi must not be freed from here: the library does it from its own callbacks. */
+static void set_timeout(struct lws *wsi, int seconds)
+{
+    lws_set_timeout(wsi, PENDING_TIMEOUT_USER_REASON_BASE, seconds);
+    /* The library arms its timer on the loop only after it has served a descriptor of its own: without this a
+     * connection in which nothing moves would outlive its end. */
+    lws_cancel_service(lws_get_context(wsi));
+}
+
 static void on_linger(void *transport)
 {
-    lws_set_timeout(transport, PENDING_TIMEOUT_USER_REASON_BASE, CLOSE_TIMEOUT_S);
+    set_timeout(transport, CLOSE_TIMEOUT_S);
 }
 
 static void on_kill(void *transport)
 {
-    lws_set_timeout(transport, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
+    set_timeout(transport, LWS_TO_KILL_ASYNC);
 }
 
 struct session_transport server_transport(void)

@@ -189,7 +189,8 @@ static void send_ping(struct session *s, int64_t now)
      * session. */
     if (!outbox_is_empty(&s->out))
         return;
-    if (!outbox_hub_frame(s->all->hub, FRAME_PING, NULL, 0, NULL, 0, &frame) || !outbox_add(&s->out, frame)) {
+    /* With a payload: libwebsockets does not tell of an empty pong. */
+    if (!outbox_hub_frame(s->all->hub, FRAME_PING, NULL, 0, "ping", 4, &frame) || !outbox_add(&s->out, frame)) {
         session_doom(s);
         return;
     }
