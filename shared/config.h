@@ -103,18 +103,25 @@ struct config {
     } ingest;
     struct {
         char *listen, *admin, *public_url;
-        int64_t shards;
+        char *link_secret; /* secret; signs the links in mails */
+        char **origins;    /* "*" for any */
+        size_t origin_count;
+        int64_t shards, rule_ttl_s, done_ttl_s, user_rules_max, user_requests_per_min, body_max_bytes;
         json_t *events; /* checked for shape; read by the notifier */
         struct {
             char *url, *method, *email, *token; /* token: secret, from token_file */
             json_t *body;
+            int64_t timeout_ms, cache_s;
         } users;
         struct {
             char *from, *url, *user, *password, *starttls, *ca_file;
             int64_t timeout_ms, connections, rate_per_s, retry_initial_ms, retry_max_ms, retry_max_age_s;
             json_t *dkim; /* object or NULL */
         } email;
-        json_t *webhook_allow; /* array */
+        struct {
+            json_t *allow; /* array */
+            int64_t timeout_ms, connections;
+        } webhook;
     } notifier;
     json_t *effective; /* the file with all defaults and without secrets, for config_show */
     int refs;

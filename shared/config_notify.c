@@ -151,7 +151,7 @@ json_t *config_parse_allow(struct config_ctx *ctx, const struct config_path *pat
         if (shown)
             config_append(ctx, effective, shown);
     }
-    c->notifier.webhook_allow = json_incref(effective);
+    c->notifier.webhook.allow = json_incref(effective);
     return effective;
 }
 
@@ -159,5 +159,5 @@ void config_free_allow(void *base)
 {
     struct config *c = base;
 
-    json_decref(c->notifier.webhook_allow);
+    json_decref(c->notifier.webhook.allow);
 }

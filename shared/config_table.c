@@ -432,7 +432,11 @@ static const struct config_row users_rows[] = {
      .dflt = "\"/0/email\"",
      .check = config_check_pointer,
      .allowed = "a JSON pointer (RFC 6901) such as \"/0/email\"",
-     .help = "where the address is in the answer"},
+     .help = "where the address is in the answer; of an answer that is an array, only one with one element "
+             "counts"},
+    INT("timeout_ms", 0, notifier.users.timeout_ms, "10000", 1, 600000,
+        "for one look-up; not more than email.timeout_ms counts"),
+    INT("cache_s", ROW_ZERO, notifier.users.cache_s, "300", 0, 86400, "how long an address is remembered"),
 };
 static const struct config_table users_table =
     TABLE(users_rows, "notifier.users", "Where e-mail addresses come from.");
@@ -513,6 +517,8 @@ static const struct config_row webhook_rows[] = {
      .table = &config_allow_table,
      .allowed = "an array of objects, see below",
      .help = "where webhooks may go; empty: nowhere"},
+    INT("timeout_ms", 0, notifier.webhook.timeout_ms, "10000", 1, 600000, "for one call"),
+    INT("connections", 0, notifier.webhook.connections, "8", 1, 1000, "calls at the same time"),
 };
 static const struct config_table webhook_table = TABLE(webhook_rows, "notifier.webhook", "Webhooks.");
 
@@ -538,9 +544,34 @@ static const struct config_row notifier_rows[] = {
      .dflt = "null",
      .check = config_check_http_url,
      .allowed = "http:// or https:// URL",
-     .help = "how the API is reached from outside, for links in mails; null: no links"},
+     .help = "how the API is reached from outside, for the links in mails that stop them; null: no links"},
+    {.key = "link_secret",
+     .type = CONFIG_STRING,
+     .flags = ROW_NULL | ROW_SECRET,
+     AT(notifier.link_secret),
+     .dflt = "null",
+     .check = config_check_filled,
+     .allowed = "a string that is not empty",
+     .help = "signs those links; wanted with public_url"},
+    {.key = "origins",
+     .type = CONFIG_STRINGS,
+     .flags = ROW_ONE,
+     MANY(notifier.origins, notifier.origin_count),
+     .dflt = "[\"*\"]",
+     .check = config_check_origin,
+     .allowed = "\"*\" or scheme://host[:port]",
+     .help = "pages that may use the API from a browser (CORS)"},
     INT("shards", 0, notifier.shards, "16", 1, 4096,
         "notification shards; must not change while Redis holds rules"),
+    INT("rule_ttl_s", ROW_RELOAD, notifier.rule_ttl_s, "15552000", 60, 315360000,
+        "a notification that still waits after this is removed"),
+    INT("done_ttl_s", ROW_RELOAD, notifier.done_ttl_s, "2592000", 60, 315360000,
+        "a notification that was sent or has failed is removed after this"),
+    INT("user_rules_max", ROW_RELOAD | ROW_ZERO, notifier.user_rules_max, "10000", 0, 10000000,
+        "notifications that one user may have, in any state"),
+    INT("user_requests_per_min", ROW_RELOAD | ROW_ZERO, notifier.user_requests_per_min, "600", 0, 1000000,
+        "requests of one user in a minute"),
+    INT("body_max_bytes", 0, notifier.body_max_bytes, "102400", 1024, 16 * MIB, "longest body of a request"),
     {.key = "events",
      .type = CONFIG_CUSTOM,
      .dflt = "{ \"wf.task.finished\": { \"exchange\": \"wf\", \"key\": \"task.#\", \"when\": { \"/status\": "

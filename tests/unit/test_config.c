@@ -137,18 +137,21 @@ static const char design_json[] =
     " \"ingest\": { \"admin\": \"127.0.0.1:9102\", \"prefetch\": 1000, \"inflight_max_bytes\": 67108864,"
     "   \"message_max_bytes\": 16777216 },"
     " \"notifier\": { \"listen\": \"0.0.0.0:8081\", \"admin\": \"127.0.0.1:9103\", \"public_url\": null, "
-    "\"shards\": 16,"
+    "\"link_secret\": null, \"link_secret_file\": null, \"origins\": [\"*\"], \"shards\": 16,"
+    "   \"rule_ttl_s\": 15552000, \"done_ttl_s\": 2592000, \"user_rules_max\": 10000,"
+    "   \"user_requests_per_min\": 600, \"body_max_bytes\": 102400,"
     "   \"events\": { \"wf.task.finished\": { \"exchange\": \"wf\", \"key\": \"task.#\","
     "     \"when\": { \"/status\": \"finished\" }, \"owner\": \"/user_id\","
     "     \"match\": { \"task_id\": \"/_id\", \"instance_id\": \"/instance_id\" } } },"
     "   \"users\": { \"url\": null, \"method\": \"GET\", \"body\": { \"where\": "
     "\"{\\\"_id\\\":\\\"{user}\\\"}\" },"
-    "     \"token\": null, \"token_file\": null, \"email\": \"/0/email\" },"
+    "     \"token\": null, \"token_file\": null, \"email\": \"/0/email\", \"timeout_ms\": 10000,"
+    "     \"cache_s\": 300 },"
     "   \"email\": { \"from\": \"noreply@example.org\", \"url\": \"smtp://127.0.0.1:25\", \"user\": null,"
     "     \"password\": null, \"password_file\": null, \"starttls\": \"if-offered\", \"ca_file\": null,"
     "     \"timeout_ms\": 30000, \"connections\": 4, \"rate_per_s\": 20, \"retry_initial_ms\": 5000,"
     "     \"retry_max_ms\": 900000, \"retry_max_age_s\": 172800, \"dkim\": null },"
-    "   \"webhook\": { \"allow\": [] } } }";
+    "   \"webhook\": { \"allow\": [], \"timeout_ms\": 10000, \"connections\": 8 } } }";
 
 static json_t *shown(const struct config *c)
 {
@@ -226,7 +229,7 @@ static void the_defaults_are_in_the_fields(void **state)
     assert_string_equal(c->notifier.users.method, "GET");
     assert_string_equal(c->notifier.email.starttls, "if-offered");
     assert_null(c->notifier.email.dkim);
-    assert_int_equal(json_array_size(c->notifier.webhook_allow), 0);
+    assert_int_equal(json_array_size(c->notifier.webhook.allow), 0);
     config_unref(c);
 }
 
