@@ -64,6 +64,10 @@ class Proxy:
         """Reset all living connections; the mode stays."""
         self._call(self._drop())
 
+    def finish(self):
+        """FIN, not RST, to both ends of all living connections; the mode stays."""
+        self._call(self._finish())
+
     @property
     def connections(self):
         return len(self._connections)
@@ -109,6 +113,11 @@ class Proxy:
         for writer in list(self._connections):
             _reset(writer)
 
+    async def _finish(self):
+        for writer in list(self._connections):
+            if not writer.is_closing():
+                writer.write_eof()
+
     async def _accept(self, reader, writer):
         self.accepted += 1
         if self.mode == "rst":
@@ -123,7 +132,7 @@ class Proxy:
         try:
             await asyncio.gather(self._pump(reader, up_writer, "to_server", writer),
                                  self._pump(up_reader, writer, "to_client", up_writer))
-        except (ConnectionError, asyncio.IncompleteReadError, OSError):
+        except (ConnectionError, asyncio.IncompleteReadError, OSError, RuntimeError):  # the last: written after FIN
             _reset(writer)
             _reset(up_writer)
         finally:
