@@ -56,7 +56,7 @@ def test_python_files_compile():
             compile(path.read_bytes(), str(path), "exec")
 
 
-@pytest.mark.parametrize("group", ["build", "run", "test", "demo"])
+@pytest.mark.parametrize("group", ["build", "run", "test", "demo", "bench"])
 def test_package_list_can_be_read(group):
     done = run(ROOT / "deploy" / "install-packages", "--list", group)
     assert done.returncode == 0, done.stdout
