@@ -2,6 +2,8 @@
 import shutil
 import subprocess
 
+DISTURBED = "**This run was disturbed; its figures are provisional.**"
+
 
 def by_point(result):
     """[(scenario, label, {contestant: row})] in order."""
@@ -79,16 +81,19 @@ def ingest(result):
 
 
 def noise(result):
-    shares = [r["foreign_share"] for row in result["points"] for r in row["rounds"]]
-    return max(shares, default=0), sorted(shares)[len(shares) // 2] if shares else 0
+    """How long our server and the floor, which have one thread, waited for the core that should be theirs: (median, worst)."""
+    shares = sorted(r["wait_share"] for row in result["points"] for r in row["rounds"]
+                    if row["contestant"] in ("ours", "floor", "floor-coalesced"))
+    return (shares[len(shares) // 2], shares[-1]) if shares else (0, 0)
 
 
 def table(result):
-    worst, median = noise(result)
+    median, worst = noise(result)
     blocks = [[f"{result['processor']}, {result['cores']} cores, Linux {result['kernel']}; commit {result['commit']}; "
                f"{result['when']}{', --quick' if result['quick'] else ''}; medians of {result['rounds']} alternating rounds; "
                "deliveries per CPU-second of the server.",
-               f"Share of the machine that went elsewhere during a measurement: median {median:.0%}, at most {worst:.0%}."],
+               f"Something else had the server's core while the server had work to do: {median:.1%} of the time in the median "
+               f"measurement, {worst:.0%} in the worst. {DISTURBED if worst > 0.1 else ''}".rstrip()],
               comparison(result, "fan-out", "floor"), comparison(result, "bursts", "floor-coalesced"),
               comparison(result, "selective", "floor"), rates(result), sessions(result), ingest(result)]
     absent = result.get("absent") or {}

@@ -6,6 +6,7 @@ program) shares the others. On a machine with a single core there is nothing to 
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -75,7 +76,8 @@ class Stand:
     def __init__(self, build, directory):
         self.build = Path(build)
         self.directory = Path(directory)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)  # a RabbitMQ node knows its old name
+        self.directory.mkdir(parents=True)
         self.all_cores = sorted(os.sched_getaffinity(0))
         if len(self.all_cores) < 2:
             raise BenchError("two cores are needed: one for the server that is measured, one for the load")
@@ -86,7 +88,6 @@ class Stand:
         self.progress = Progress()
         self.key = Key(self.build / "bench")
         self._redis = self._rabbit = None
-        self.noise = []
 
     def program(self, name):
         return self.build / "bench" / f"bench-{name}"
@@ -150,9 +151,3 @@ class Stand:
             before = cpu_seconds(pids)
             time.sleep(0.1)  # the length over which rest is judged
             quiet = quiet + 1 if cpu_seconds(pids) - before <= 0.02 else 0
-
-    def others_cpu(self):
-        """CPU seconds that everybody on this machine has used, and (steal) been denied, since it started."""
-        fields = [int(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-        ticks = os.sysconf("SC_CLK_TCK")
-        return (sum(fields[:3]) + sum(fields[5:7])) / ticks, fields[7] / ticks

@@ -4,6 +4,7 @@
  * instead of hundredths of a second: a measurement of a second needs that. */
 #include "tests/bench/usage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -42,6 +43,32 @@ static void add_field(const char *line, const char *field, uint64_t *bytes)
         *bytes += strtoull(line + len, NULL, 10) * 1024;
 }
 
+/* Adds the time that the threads waited for a core: the second number of their schedstat. */
+static void add_wait(int pid, struct usage *u)
+{
+    char path[64];
+    struct dirent *entry;
+    DIR *tasks;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    tasks = opendir(path);
+    while (tasks && (entry = readdir(tasks))) {
+        char file[sizeof(path) + sizeof(entry->d_name) + 16];
+        uint64_t wait;
+        FILE *f;
+
+        snprintf(file, sizeof(file), "%s/%s/schedstat", path, entry->d_name);
+        f = fopen(file, "re");
+        if (!f)
+            continue;
+        if (fscanf(f, "%*u %" SCNu64, &wait) == 1)
+            u->wait_ns += wait;
+        fclose(f);
+    }
+    if (tasks)
+        closedir(tasks);
+}
+
 static int read_process(int pid, struct usage *u)
 {
     char path[64];
@@ -62,6 +89,7 @@ static int read_process(int pid, struct usage *u)
         add_field(line, "VmRSS:", &u->rss_bytes);
     }
     fclose(f);
+    add_wait(pid, u);
     return 0;
 }
 
@@ -96,8 +124,9 @@ uint64_t usage_slab_bytes(void)
 void usage_print(FILE *out, const struct usage_server *s, const struct usage *before, const struct usage *now)
 {
     fprintf(out,
-            "\"%s\":{\"cpu_s\":%.6f,\"anon_bytes\":%" PRIu64 ",\"anon_grown_bytes\":%" PRId64
+            "\"%s\":{\"cpu_s\":%.6f,\"wait_s\":%.6f,\"anon_bytes\":%" PRIu64 ",\"anon_grown_bytes\":%" PRId64
             ",\"rss_bytes\":%" PRIu64 "}",
-            s->name, (double)(now->cpu_ns - before->cpu_ns) / 1e9, now->anon_bytes,
+            s->name, (double)(now->cpu_ns - before->cpu_ns) / 1e9,
+            (double)(now->wait_ns - before->wait_ns) / 1e9, now->anon_bytes,
             (int64_t)(now->anon_bytes - before->anon_bytes), now->rss_bytes);
 }
