@@ -1,6 +1,7 @@
 """ingest while its neighbours and itself are killed, stopped and emptied: nothing lost, nothing twice, in order."""
 import os
 import signal
+import socket
 import time
 
 import pika
@@ -316,3 +317,101 @@ def test_sigterm_at_start_ends_in_order(fleet, redis, rabbit, what):
         time.sleep(wait)
         f.ingest.stop(10)
         os.unlink(f.ingest.process.log)
+
+
+def test_quorum_queue_active_killed_under_load(world, redis):
+    """RabbitMQ counts redeliveries in a header of its own; that must not make a known event look new."""
+    f = world(redis, ingests=2, amqp={"queue_type": "quorum"})
+    log = f.log_of()
+    properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, headers={"a": 1, "b": {"c": "d"}})
+    with Publisher(f.amqp_url, "wf", rate=1500, properties=properties) as p:
+        for _ in range(4):
+            some(p, 400)
+            owner = log.meta()["owner"]
+            active = next(i for i in f.ingests if f":{i.pid}:" in owner)
+            active.kill()
+            some(p, 200)
+            active.start()
+        some(p, 200)
+    check(f, p)
+
+
+def test_events_logged_but_not_acked_are_recognised_when_they_return(world, redis, rabbit, proxy):
+    """The acks are lost on their way; the next session finds all of it in the log."""
+    vhost = rabbit.add_vhost("halfopen")
+    wire = proxy(rabbit.port)
+    f = world(redis, amqp_url=rabbit.url(vhost, port=wire.port), amqp={"heartbeat_s": 2})
+    log = f.log_of()
+    f.publish("wf", "a", {"n": 0})
+    wait_for(lambda: log.length() == 1)
+    publisher = pika.BlockingConnection(pika.URLParameters(rabbit.url(vhost)))
+    channel = publisher.channel()
+    properties = pika.BasicProperties(content_type="application/json")
+    wire.halfopen("to_server")
+    for n in range(1, 301):
+        channel.basic_publish("wf", "a", b'{"n":%d}' % n, properties)
+    wait_for(lambda: log.length() == 301, what="all to be logged")
+    wire.drop()
+    wire.halfopen(None)
+    f.ingest.await_metric("event_ingest_duplicates_total", lambda v: v >= 300, 30)
+    channel.basic_publish("wf", "a", b'{"n":301}', properties)
+    wait_for(lambda: log.length() == 302)
+    assert [m["n"] for m in log.messages()] == list(range(302))
+    publisher.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_redis_away_for_long_gives_back_what_is_held(world, solid_redis):
+    f = world(solid_redis)
+    f.publish("wf", "a", {"n": 0})
+    wait_for(lambda: f.log_of().length() == 1)
+    solid_redis.kill()
+    for n in range(1, 100):
+        f.publish("wf", "a", {"n": n})
+    wait_for(lambda: f.queue_depth("wf") == 0)
+    f.ingest.await_metric("event_ingest_consuming", lambda v: v == 0, 90)
+    wait_for(lambda: f.queue_depth("wf") == 99)
+    assert f.ingest.metric("event_ingest_inflight_bytes") == 0
+    solid_redis.start()
+    wait_for(lambda: f.log_of().length() == 100, 30)
+    assert [m["n"] for m in f.log_of().messages()] == list(range(100))
+    f.ingest.await_ready()
+
+
+LIES = {
+    "silence": b"",
+    "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "another version": b"AMQP\0\1\0\0",
+    "a frame over frame_max": b"\1\0\0\177\377\377\377",
+    "a frame without end": b"\1\0\0\0\0\0\4\0\12\0\12\0",
+    "a method that does not decode": b"\1\0\0\0\0\0\4\0\12\0\12\316",
+    "a frame on a channel that is not open": b"\3\0\7\0\0\0\0\316",
+    "an unexpected method": b"\1\0\0\0\0\0\4\0\12\0\51\316",
+}
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.replace(" ", "-"))
+def test_a_broker_that_lies_is_left(fleet, redis, lie):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(15)
+        port = server.getsockname()[1]
+        f = fleet(gateways=0, exchanges=EXCHANGES, declare=False, ready=False, redis_url=redis.url(),
+                  amqp_url=f"amqp://guest:guest@127.0.0.1:{port}/", vhost="none")
+        connections = []
+        for _ in range(2):  # it comes back
+            connections.append(server.accept()[0])
+            assert connections[-1].recv(8) == b"AMQP\0\0\11\1"
+            connections[-1].sendall(LIES[lie])
+        for c in connections:
+            c.close()
+        assert f.ingest.metric("event_ingest_amqp_disconnects_total") >= 1
+        assert f.ingest.readyz().status == 503
+        f.ingest.stop(10)
+
+
+def test_a_wrong_password_is_said(fleet, redis, rabbit):
+    f = fleet(gateways=0, exchanges=EXCHANGES, declare=False, ready=False, vhost="none",
+              amqp_url=f"amqp://guest:wrong-secret@127.0.0.1:{rabbit.port}/")
+    wait_for(lambda: "ACCESS_REFUSED" in f.ingest.log())
+    assert "wrong-secret" not in f.ingest.log()
