@@ -297,7 +297,7 @@ static int start_server(struct gateway *g)
     return r;
 }
 
-/* A start that failed half-way: close what there is; the memory goes with the process, which ends now. */
+/* A start that failed half-way: close what there is; gateway_finish frees it when the loop has run dry. */
 static void abandon(struct gateway *g)
 {
     if (g->server)
@@ -331,6 +331,7 @@ static int gateway_start(struct program *p, uv_loop_t *loop, struct config *c, v
         r = start_redis(g);
     if (r == 0)
         r = start_server(g);
+    *ret_ctx = g;
     if (r < 0) {
         abandon(g);
         return r;
@@ -342,7 +343,6 @@ static int gateway_start(struct program *p, uv_loop_t *loop, struct config *c, v
     feed_start(g->feed);
     log_info("LISTENING", "serving", LF_STR("address", c->gateway.listen), LF_STR("admin", c->gateway.admin),
              LF_INT("exchanges", c->exchange_count));
-    *ret_ctx = g;
     return 0;
 }
 

@@ -375,6 +375,8 @@ static void run_dry(struct program *p)
     uv_run(&p->loop, UV_RUN_DEFAULT);
     if (!p->stuck)
         uv_walk(&p->loop, on_handle, p);
+    if (!p->stuck && p->ctx)
+        p->ops->finish(p->ctx);
 }
 
 static void loop_close(struct program *p)

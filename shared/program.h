@@ -25,7 +25,8 @@ struct program_ops {
     char *(*check)(const struct config *c);
     /* Build everything on the loop. `c` is borrowed until finish, or the next reload: take a reference.
      * Returns 0 with *ret_ctx, or a negative code after logging why; then all handles that it made are being
-     * closed, and whatever their close callbacks need is freed by them. Signals are held back meanwhile. */
+     * closed, and what they need until then is either freed by their close callbacks, or belongs to a
+     * *ret_ctx that is set nevertheless: finish frees it. Signals are held back meanwhile. */
     int (*start)(struct program *p, uv_loop_t *loop, struct config *c, void **ret_ctx);
     /* A new configuration that passed all checks: take a reference, use what may change. May be NULL. The log
      * level is already changed, and keys that need a restart are already warned about. */
