@@ -32,8 +32,9 @@ static int parse(const char *text)
 static int parse_fields(const char *lines)
 {
     char text[4096];
+    int n = snprintf(text, sizeof(text), "GET / HTTP/1.1\r\n%s\r\n", lines);
 
-    snprintf(text, sizeof(text), "GET / HTTP/1.1\r\n%s\r\n", lines);
+    assert_true(n > 0 && (size_t)n < sizeof(text));
     return parse(text);
 }
 
