@@ -245,7 +245,8 @@ static int start_basics(struct gateway *g)
     uv_timer_init(g->loop, &g->drain);
     g->drain.data = g;
     g->has_drain_timer = true;
-    r = admin_start(g->loop, g->config->gateway.admin, g->metrics, g->ready, on_refresh, g, &g->admin);
+    r = admin_start(g->loop, program_admin_listen(g->program, g->config->gateway.admin), g->metrics, g->ready,
+                    on_refresh, g, &g->admin);
     if (r < 0)
         log_error("ADMIN-LISTEN", "cannot listen for probes and metrics",
                   LF_STR("address", g->config->gateway.admin), LF_STR("error", err_text(r)));
@@ -336,9 +337,6 @@ static int gateway_start(struct program *p, uv_loop_t *loop, struct config *c, v
         abandon(g);
         return r;
     }
-    if (c->gateway.workers > 1)
-        log_warn("WORKERS", "gateway.workers above 1 is not served yet; one process runs",
-                 LF_INT("workers", c->gateway.workers));
     redis_link_start(g->command);
     feed_start(g->feed);
     log_info("LISTENING", "serving", LF_STR("address", c->gateway.listen), LF_STR("admin", c->gateway.admin),
@@ -381,6 +379,11 @@ static void gateway_reload(void *ctx, struct config *c)
     log_info("RELOADED", "the new configuration is in force", LF_INT("exchanges", c->exchange_count));
 }
 
+static int gateway_workers(const struct config *c)
+{
+    return (int)c->gateway.workers;
+}
+
 static const char *gateway_admin_listen(const struct config *c)
 {
     return c->gateway.admin;
@@ -388,6 +391,7 @@ static const char *gateway_admin_listen(const struct config *c)
 
 const struct program_ops gateway_program = {
     .name = "event-gateway",
+    .workers = gateway_workers,
     .admin_listen = gateway_admin_listen,
     .check = gateway_check,
     .start = gateway_start,

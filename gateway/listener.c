@@ -407,7 +407,7 @@ static int resolve(const char *listen_text, struct addrinfo **ret)
     return getaddrinfo(host, colon + 1, &hints, ret) == 0 ? 0 : -EINVAL;
 }
 
-static int open_socket(const char *listen_text, int *ret_fd)
+static int open_socket(const char *listen_text, bool shared_port, int *ret_fd)
 {
     struct addrinfo *ai = NULL;
     int on = 1, defer = DEFER_S, fd, r = resolve(listen_text, &ai);
@@ -416,6 +416,7 @@ static int open_socket(const char *listen_text, int *ret_fd)
         return r;
     fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        (shared_port && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0) ||
         bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
         r = -errno;
         if (fd >= 0)
@@ -436,7 +437,7 @@ int listener_start(uv_loop_t *loop, const char *listen, struct config *config, l
 
     if (!l)
         return -ENOMEM;
-    r = open_socket(listen, &l->fd);
+    r = open_socket(listen, config->gateway.workers > 1, &l->fd);
     if (r < 0) {
         free(l);
         return r;

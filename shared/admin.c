@@ -8,6 +8,7 @@
 #include "shared/admin.h"
 
 #include "shared/http_listener.h"
+#include "shared/worker_pipe.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -25,7 +26,11 @@ enum { HEALTH_TIMEOUT_MS = 3000 };
 enum { HEALTH_BODY_MAX = 64 * 1024 };
 
 struct admin {
-    struct http_listener *listener;
+    struct http_listener *listener; /* NULL in a worker, */
+    struct worker_pipe *pipe;       /* which has this instead */
+    const struct admin_source *source;
+    void *source_user;
+    /* For own_source. */
     struct metrics *metrics;
     struct ready *ready;
     admin_refresh_cb *refresh;
@@ -50,16 +55,35 @@ static void answer_text(struct http_request *request, unsigned status, const cha
     answer(request, status, "text/plain; charset=utf-8", &body);
 }
 
-static void answer_ready(struct admin *a, struct http_request *request)
+static bool own_ready(void *user, struct buf *out)
 {
-    struct buf body = {0};
+    struct admin *a = user;
     json_t *report = NULL;
     bool ready = ready_eval(a->ready, &report);
     CLEANUP(freep) char *text = report ? json_dumps(report, JSON_COMPACT) : NULL;
 
     json_decref(report);
     /* The verdict matters more than its reasons. */
-    buf_add_str(&body, text ? text : ready ? "{\"ready\":true}" : "{\"ready\":false}");
+    buf_add_str(out, text ? text : ready ? "{\"ready\":true}" : "{\"ready\":false}");
+    return ready;
+}
+
+static void own_metrics(void *user, struct buf *out)
+{
+    struct admin *a = user;
+
+    if (a->refresh)
+        a->refresh(a->user);
+    metrics_render(a->metrics, out);
+}
+
+static const struct admin_source own_source = {own_metrics, own_ready};
+
+static void answer_ready(struct admin *a, struct http_request *request)
+{
+    struct buf body = {0};
+    bool ready = a->source->ready(a->source_user, &body);
+
     buf_add_char(&body, '\n');
     answer(request, ready ? 200 : 503, "application/json", &body);
 }
@@ -68,10 +92,19 @@ static void answer_metrics(struct admin *a, struct http_request *request)
 {
     struct buf body = {0};
 
-    if (a->refresh)
-        a->refresh(a->user);
-    metrics_render(a->metrics, &body);
+    a->source->metrics(a->source_user, &body);
     answer(request, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
+}
+
+/* In a worker: the supervisor asks. */
+static bool on_question(void *user, char question, struct buf *text)
+{
+    struct admin *a = user;
+
+    if (question == 'r')
+        return a->source->ready(a->source_user, text);
+    a->source->metrics(a->source_user, text);
+    return true;
 }
 
 static void on_request(void *user, struct http_request *request)
@@ -91,18 +124,28 @@ static void on_request(void *user, struct http_request *request)
         answer_text(request, 404, "try /livez, /readyz or /metrics\n");
 }
 
-int admin_start(uv_loop_t *loop, const char *listen, struct metrics *metrics, struct ready *ready,
-                admin_refresh_cb *refresh, void *user, struct admin **ret_admin)
+static int admin_open(uv_loop_t *loop, const char *listen, struct admin *a)
 {
+    static const char pipe_prefix[] = "pipe:";
     struct http_listener_conf conf = {
         .listen = listen, .connections_max = ADMIN_CONNECTIONS_MAX, .idle_s = ADMIN_IDLE_S};
+
+    if (strncmp(listen, pipe_prefix, strlen(pipe_prefix)) == 0)
+        return worker_pipe_start(loop, atoi(listen + strlen(pipe_prefix)), on_question, a, &a->pipe);
+    return http_listener_start(loop, &conf, on_request, a, &a->listener);
+}
+
+int admin_start_source(uv_loop_t *loop, const char *listen, const struct admin_source *source, void *user,
+                       struct admin **ret_admin)
+{
     struct admin *a = calloc(1, sizeof(*a));
     int r;
 
     if (!a)
         return -ENOMEM;
-    *a = (struct admin){.metrics = metrics, .ready = ready, .refresh = refresh, .user = user};
-    r = http_listener_start(loop, &conf, on_request, a, &a->listener);
+    a->source = source;
+    a->source_user = user;
+    r = admin_open(loop, listen, a);
     if (r < 0) {
         free(a);
         return r;
@@ -111,15 +154,33 @@ int admin_start(uv_loop_t *loop, const char *listen, struct metrics *metrics, st
     return 0;
 }
 
+int admin_start(uv_loop_t *loop, const char *listen, struct metrics *metrics, struct ready *ready,
+                admin_refresh_cb *refresh, void *user, struct admin **ret_admin)
+{
+    struct admin *a;
+    int r = admin_start_source(loop, listen, &own_source, NULL, &a);
+
+    if (r < 0)
+        return r;
+    a->source_user = a;
+    a->metrics = metrics;
+    a->ready = ready;
+    a->refresh = refresh;
+    a->user = user;
+    *ret_admin = a;
+    return 0;
+}
+
 uint16_t admin_port(const struct admin *a)
 {
-    return http_listener_port(a->listener);
+    return a->listener ? http_listener_port(a->listener) : 0;
 }
 
 void admin_close(struct admin *a)
 {
     if (!a)
         return;
+    worker_pipe_close(a->pipe);
     http_listener_close(a->listener); /* answers are given at once, so nothing comes after this */
     free(a);
 }

@@ -20,6 +20,8 @@
 #include "shared/admin.h"
 #include "shared/buf.h"
 #include "shared/err.h"
+#include "shared/supervisor.h"
+#include "shared/worker_pipe.h"
 
 #include <assert.h>
 #include <getopt.h>
@@ -39,6 +41,8 @@ enum state { STATE_STARTING, STATE_RUNNING, STATE_STOPPING, STATE_STOPPED };
 
 struct program {
     const struct program_ops *ops;
+    const struct program_ops *supervised; /* by this supervisor; NULL: none is */
+    int worker;                           /* its number; -1: no worker */
     const char *config_path;
     struct config *config; /* ours; start and reload take references of their own */
     void *ctx;
@@ -90,15 +94,21 @@ static void print_usage(FILE *to, const char *name)
         name, config_default);
 }
 
-/* Returns 0 with an action, or 2 after printing what is wrong. */
+/* Returns 0 with an action, or 2 after printing what is wrong. --worker is the supervisor's, and not for
+ * people. */
 static int options_parse(int argc, char **argv, const char *name, enum action *ret_action,
-                         const char **ret_config)
+                         const char **ret_config, int *ret_worker)
 {
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},        {"check-config", no_argument, NULL, ACTION_CHECK},
-        {"show-config", no_argument, NULL, ACTION_SHOW}, {"health", no_argument, NULL, ACTION_HEALTH},
-        {"version", no_argument, NULL, ACTION_VERSION},  {"help", no_argument, NULL, ACTION_HELP},
-        {"config-docs", no_argument, NULL, ACTION_DOCS}, {NULL, 0, NULL, 0},
+        {"config", required_argument, NULL, 'c'},
+        {"check-config", no_argument, NULL, ACTION_CHECK},
+        {"show-config", no_argument, NULL, ACTION_SHOW},
+        {"health", no_argument, NULL, ACTION_HEALTH},
+        {"version", no_argument, NULL, ACTION_VERSION},
+        {"help", no_argument, NULL, ACTION_HELP},
+        {"config-docs", no_argument, NULL, ACTION_DOCS},
+        {"worker", required_argument, NULL, 'w'},
+        {NULL, 0, NULL, 0},
     };
     enum action action = ACTION_RUN;
     const char *config = config_default;
@@ -107,6 +117,8 @@ static int options_parse(int argc, char **argv, const char *name, enum action *r
     while ((c = getopt_long(argc, argv, "c:", options, NULL)) != -1) {
         if (c == 'c') {
             config = optarg;
+        } else if (c == 'w') {
+            *ret_worker = atoi(optarg);
         } else if (c == '?') {
             print_usage(stderr, name); /* getopt has said what is wrong */
             return 2;
@@ -318,6 +330,21 @@ void program_fail(struct program *p)
     uv_async_send(&p->failed);
 }
 
+const char *program_admin_listen(const struct program *p, const char *configured)
+{
+    return p->worker < 0 ? configured : WORKER_ADMIN;
+}
+
+const struct program_ops *program_supervised(const struct program *p)
+{
+    return p->supervised;
+}
+
+const char *program_config_path(const struct program *p)
+{
+    return p->config_path;
+}
+
 static void loop_open(struct program *p)
 {
     uv_signal_t *const signals[] = {&p->term, &p->interrupt, &p->hangup};
@@ -393,9 +420,10 @@ static void loop_close(struct program *p)
     }
 }
 
-static int run(const struct program_ops *ops, const char *path)
+static int run(const struct program_ops *ops, const char *path, int worker)
 {
-    struct program p = {.ops = ops, .config_path = path};
+    struct program p = {.ops = ops, .config_path = path, .worker = worker};
+    struct program_ops supervisor = supervisor_ops;
     int r;
 
     p.config = load_or_print(ops, path);
@@ -407,10 +435,17 @@ static int run(const struct program_ops *ops, const char *path)
         config_unref(p.config);
         return 1;
     }
+    if (worker < 0 && ops->workers && ops->workers(p.config) > 1) {
+        supervisor.name = ops->name;
+        supervisor.check = ops->check;
+        supervisor.admin_listen = ops->admin_listen;
+        p.ops = &supervisor;
+        p.supervised = ops;
+    }
     log_info("STARTING", "starting", LF_STR("version", EF_VERSION), LF_INT("pid", getpid()),
-             LF_STR("config", path));
+             LF_STR("config", path), LF_INT("worker", worker));
     loop_open(&p);
-    r = ops->start(&p, &p.loop, p.config, &p.ctx);
+    r = p.ops->start(&p, &p.loop, p.config, &p.ctx);
     if (r < 0) {
         log_error("START-FAILED", "the start failed", LF_STR("error", err_text(r)));
         run_dry(&p);
@@ -431,15 +466,15 @@ int program_main(int argc, char **argv, const struct program_ops *ops)
 {
     const char *path = NULL;
     enum action action = ACTION_RUN;
-    int status;
+    int status, worker = -1;
 
     signals_mask(SIG_BLOCK);
     signal(SIGPIPE, SIG_IGN);
-    status = options_parse(argc, argv, ops->name, &action, &path);
+    status = options_parse(argc, argv, ops->name, &action, &path, &worker);
     if (status != 0)
         return status;
     if (action == ACTION_RUN)
-        return run(ops, path);
+        return run(ops, path, worker);
     /* Nothing to wind down: a signal may end these where they stand. */
     signals_mask(SIG_UNBLOCK);
     switch (action) {

@@ -18,6 +18,9 @@ struct program;
 
 struct program_ops {
     const char *name; /* "event-gateway" */
+    /* How many processes share the work (and the port); NULL: one. With more, a supervisor runs them; see
+     * supervisor.h. */
+    int (*workers)(const struct config *c);
     /* Which admin address --health asks. */
     const char *(*admin_listen)(const struct config *c);
     /* More checks of the configuration than the table can make (keys that do not load, ..). NULL if it is
@@ -39,6 +42,11 @@ struct program_ops {
 
 /* Returns the exit status: 0, 1 for a wrong configuration or a failed start, 2 for wrong options. */
 int program_main(int argc, char **argv, const struct program_ops *ops);
+/* Where this process answers probes: the configured address, or in a worker the pipe to its supervisor. */
+const char *program_admin_listen(const struct program *p, const char *configured);
+/* For the supervisor: the program that it runs workers of, and the file that they read. */
+const struct program_ops *program_supervised(const struct program *p);
+const char *program_config_path(const struct program *p);
 /* From inside the program, once, after stop(): everything is closed (uv_close called; callbacks may still
  * come). The loop must then run dry within 5 s: a handle that is still open is our bug, and ends in exit 1.
  */
