@@ -367,6 +367,8 @@ Ctrl-C stops all of it.""", flush=True)
         self.signals.stopping = True
         self.state.unlink(missing_ok=True)
         if not self.members:
+            if self.signals.wanted.is_set():
+                print("\nstopped; no server was running yet", flush=True)
             return True
         print(f"\nstopping {len(self.members)} servers", flush=True)
         clean = True
