@@ -415,3 +415,17 @@ def test_a_wrong_password_is_said(fleet, redis, rabbit):
               amqp_url=f"amqp://guest:wrong-secret@127.0.0.1:{rabbit.port}/")
     wait_for(lambda: "ACCESS_REFUSED" in f.ingest.log())
     assert "wrong-secret" not in f.ingest.log()
+
+
+@pytest.mark.long
+def test_redis_frozen_past_the_watchdog(world, solid_redis):
+    """The link is cut with everything in flight; Redis executes what it had received when it wakes, and the rest comes again."""
+    f = world(solid_redis)
+    with Publisher(f.amqp_url, "wf") as p:
+        some(p, 300)
+        solid_redis.process.freeze()
+        f.ingest.await_metric("event_ingest_redis_up", lambda v: v == 0, 30)
+        some(p, 200)
+        solid_redis.process.thaw()
+        some(p, 300)
+    check(f, p)
