@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from support import http
 from support.fleet import Fleet
 from support.ports import free_port, is_listening
 from support.process import Process
@@ -18,11 +19,16 @@ from support.wait import wait_for
 from bench.stand import BenchError, children, pin
 
 
+# The load generator's smallest body. The original's wrapping alone is 290 bytes.
+BODY_MIN = 64
+
+
 class Contestant:
     name = None
     title = None
     groups = True         # can publish to one group of sessions
     needs = ()            # a file of its package
+    process = None
     overhead = None       # bytes of a received message around the body; found out by calibrate()
 
     def __init__(self, stand, options):
@@ -59,7 +65,7 @@ class Contestant:
         return next(iter(self.servers()))
 
     def arguments(self, sessions, size=300, groups=1, publish=True):
-        body = size - (self.overhead or 0)
+        body = max(BODY_MIN, size - (self.overhead or 0))
         result = ["--sessions", sessions, "--groups", groups, *self.session_arguments()]
         for name, pids in self.servers().items():
             result += ["--server", f"{name}=" + ",".join(map(str, pids))]
@@ -81,6 +87,7 @@ class Ours(Contestant):
     title = "Event Fleet"
     binding = '{"bind":{"ex":"bench","key":"task.{g}.#"},"req":1}'
     rule = {"allow": True}
+    fleet = None
 
     def start(self):
         os.environ["EF_BIN"] = str(self.stand.build / "bin")
@@ -98,8 +105,9 @@ class Ours(Contestant):
                 "history": {"max_events": 20000}}
 
     def stop(self):
-        self.fleet.forget_queues()
-        self.fleet.stop()
+        if self.fleet:
+            self.fleet.forget_queues()
+            self.fleet.stop()
 
     def servers(self):
         return {"gateway": [self.fleet.gateway.pid], "ingest": [self.fleet.ingest.pid], "redis": [self.stand.redis.pid],
@@ -126,7 +134,8 @@ class Floor(Contestant):
         pin([self.process.pid], self.stand.server_cores)
 
     def stop(self):
-        self.process.stop()
+        if self.process:
+            self.process.stop()
 
     def servers(self):
         return {"floor": [self.process.pid]}
@@ -172,7 +181,8 @@ http {{
 """)
         self.process = Process(self.name, ["/usr/sbin/nginx", "-p", self.directory, "-c", config],
                                self.directory / "log").start()
-        wait_for(lambda: is_listening(self.port), 10, "nginx to listen")
+        # With Redis it first answers 503.
+        wait_for(lambda: http.get(f"http://127.0.0.1:{self.port}/pub?id=b000000").status in (200, 404), 10, "nchan to answer")
         self.workers = wait_for(lambda: children(self.process.pid)[1:], 5, "nginx to have a worker")
         pin(self.workers, self.stand.server_cores)
 
@@ -181,7 +191,8 @@ http {{
                         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 
     def stop(self):
-        self.process.stop()
+        if self.process:
+            self.process.stop()
 
     def servers(self):
         return {"nginx": self.workers}
@@ -227,7 +238,8 @@ websocket {{ listen: "127.0.0.1:{self.ws_port}", no_tls: true, compression: fals
         wait_for(lambda: is_listening(self.ws_port), 10, "NATS to listen")
 
     def stop(self):
-        self.process.stop()
+        if self.process:
+            self.process.stop()
 
     def servers(self):
         return {"nats": [self.process.pid]}
@@ -244,6 +256,7 @@ websocket {{ listen: "127.0.0.1:{self.ws_port}", no_tls: true, compression: fals
 class WebStomp(Contestant):
     name = "web-stomp"
     title = "RabbitMQ 3.10, web-stomp"
+    rabbit = None
     needs = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
 
     def start(self):
@@ -258,7 +271,8 @@ class WebStomp(Contestant):
         wait_for(lambda: is_listening(self.ws_port), 20, "web-stomp to listen")
 
     def stop(self):
-        self.rabbit.stop()
+        if self.rabbit:
+            self.rabbit.stop()
 
     def servers(self):
         return {"broker": [self.rabbit.pid]}
@@ -280,7 +294,7 @@ class Pushpin(Contestant):
     groups = False  # its built-in origin subscribes every session to one channel
 
     def start(self):
-        self.port, self.http_port, push, sub, command = (free_port() for _ in range(5))
+        self.port, self.push_port, http_port, sub, command = (free_port() for _ in range(5))
         for name in ("run", "log"):
             (self.directory / name).mkdir(exist_ok=True)
         library = "/usr/lib/pushpin" if Path("/usr/lib/pushpin/internal.conf").exists() else "/usr/share/pushpin"
@@ -301,36 +315,41 @@ client_maxconn=20000
 routesfile={self.directory}/routes
 updates_check=off
 [handler]
-push_in_spec=tcp://127.0.0.1:{push}
+push_in_spec=tcp://127.0.0.1:{self.push_port}
 push_in_sub_specs=tcp://127.0.0.1:{sub}
 push_in_http_addr=127.0.0.1
-push_in_http_port={self.http_port}
+push_in_http_port={http_port}
 command_spec=tcp://127.0.0.1:{command}
 message_rate=1000000000
 message_hwm=1000000
 connection_subscription_max=20
 """)
         self.process = Process(self.name, ["/usr/bin/pushpin", f"--config={config}"], self.directory / "out").start()
-        wait_for(lambda: is_listening(self.port) and is_listening(self.http_port), 20, "Pushpin to listen")
+        wait_for(lambda: is_listening(self.port) and is_listening(self.push_port), 20, "Pushpin to listen")
         self.pids = children(self.process.pid)
         pin(self.pids, self.stand.server_cores)
 
     def stop(self):
-        self.process.stop()
+        if self.process:
+            self.process.stop()
 
     def servers(self):
         return {"pushpin": self.pids}
 
     def session_arguments(self):
-        return ["--port", self.port]
+        # Its built-in origin subscribes a WebSocket on /ws to the channel "test".
+        return ["--port", self.port, "--request", "/ws"]
 
     def publish_arguments(self, body):
-        head = r'{"items":[{"channel":"test","formats":{"ws-message":{"content":"'
-        tail = r'"}}}]}'
+        # Its ZeroMQ interface: it closes an HTTP connection after each request. ZMTP 3.0: greeting, READY, messages.
+        greeting = r"\xff\0\0\0\0\0\0\0\0\x7f\x03\0NULL" + r"\0" * 48
+        ready = r"\x05READY\x0bSocket-Type\0\0\0\x04PUSH"
+        head = 'J{"channel":"test","formats":{"ws-message":{"content":"'
+        tail = '"}}}'
         quotes = 8  # of the body; each becomes two characters
-        length = len(head) + body + quotes + len(tail)
-        return ["--tcp", self.http_port, "--refusal", "HTTP/1.1 4", "--message",
-                f"POST /publish/ HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: {length}\\r\\n\\r\\n{head}{{quoted}}{tail}"]
+        length = (len(head) + body + quotes + len(tail)).to_bytes(8, "big")
+        return ["--tcp", self.push_port, "--greeting", rf"{greeting}\x04\x1a{ready}",
+                "--message", r"\x02" + "".join(f"\\x{b:02x}" for b in length) + f"{head}{{quoted}}{tail}"]
 
 
 class Reference(Contestant):
@@ -376,7 +395,8 @@ exports.express = {{ host: "127.0.0.1", port: {self.port},
 """
 
     def stop(self):
-        self.process.stop()
+        if self.process:
+            self.process.stop()
 
     def servers(self):
         return {"node and broker": [self.process.pid, self.stand.rabbit.pid]}

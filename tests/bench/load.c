@@ -291,7 +291,7 @@ static void run_publishing(struct load *l)
     struct usage before[USAGE_SERVERS_MAX], now[USAGE_SERVERS_MAX];
     const struct session_counts *counts = sessions_counts(l->sessions);
     double own = own_cpu_s();
-    uint64_t started, ended;
+    uint64_t started, ended, watched;
     struct session_counts start;
 
     warm_up(l);
@@ -307,11 +307,14 @@ static void run_publishing(struct load *l)
     ended = now_ns();
     await_rest(l, l->plan.grace_s);
     read_usage(l, now);
+    watched = now_ns();
     if (l->last_received_ns > ended)
         ended = l->last_received_ns;
     printf(",\"publish\":{\"events\":%" PRIu64 ",\"expected\":%" PRIu64 ",\"delivered\":%" PRIu64
-           ",\"seconds\":%.6f,\"frame_bytes\":%.1f,\"frames\":%" PRIu64 ",\"own_cpu_s\":%.6f,",
+           ",\"seconds\":%.6f,\"watched_s\":%.6f,\"frame_bytes\":%.1f,\"frames\":%" PRIu64
+           ",\"own_cpu_s\":%.6f,",
            l->published - l->first, l->expected, l->delivered, (double)(ended - started) / 1e9,
+           (double)(watched - started) / 1e9,
            counts->messages > start.messages ? (double)(counts->message_bytes - start.message_bytes) /
                                                    (double)(counts->messages - start.messages)
                                              : 0.0,

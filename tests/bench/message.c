@@ -208,17 +208,41 @@ void template_expand(struct text *out, const struct text *template, const struct
     }
 }
 
+/* The byte of "xNN", and how many characters behind the backslash it took. */
+static char escaped(const char *s, size_t *ret_len)
+{
+    const char digits[3] = {s[1], s[1] ? s[2] : '\0', '\0'};
+    char *end;
+    long value;
+
+    *ret_len = 1;
+    switch (*s) {
+    case 'r':
+        return '\r';
+    case 'n':
+        return '\n';
+    case '0':
+        return '\0';
+    case 'x':
+        value = strtol(digits, &end, 16);
+        *ret_len += (size_t)(end - digits);
+        return (char)value;
+    default:
+        return *s;
+    }
+}
+
 struct text unescape(const char *s)
 {
     struct text t = {0};
 
-    for (; *s; s++) {
-        char c = *s;
+    while (*s) {
+        size_t len = 0;
+        char c = *s++;
 
-        if (c == '\\' && s[1]) {
-            s++;
-            c = *s == 'r' ? '\r' : *s == 'n' ? '\n' : *s == '0' ? '\0' : *s;
-        }
+        if (c == '\\' && *s)
+            c = escaped(s, &len);
+        s += len;
         text_add(&t, &c, 1);
     }
     /* A NUL behind it, so that it can be compared as a string, too. */

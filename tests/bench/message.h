@@ -56,7 +56,7 @@ struct template_values {
 };
 /* Append the template with its words replaced. */
 void template_expand(struct text *out, const struct text *template, const struct template_values *v);
-/* The text with \r \n \0 \\ decoded, and a NUL behind it that does not count. */
+/* The text with \r \n \0 \xNN \\ decoded, and a NUL behind it that does not count. */
 struct text unescape(const char *s);
 
 uint64_t now_ns(void);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,9 @@
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
 #endif
+
+/* A server that has been silent for so long has answered the greeting. */
+enum { GREETING_QUIET_MS = 200 };
 
 struct publisher {
     const struct publisher_plan *plan;
@@ -68,9 +72,10 @@ static int open_tcp(struct publisher *p, int epoll, uint32_t tag)
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                              .sin_port = htons(p->plan->tcp_port)};
     struct epoll_event e = {.events = EPOLLIN, .data.u32 = tag};
+    struct pollfd readable = {.events = POLLIN};
     int on = 1;
 
-    p->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    p->fd = readable.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
         fprintf(stderr, "load: cannot connect to port %d: %s\n", p->plan->tcp_port, strerror(errno));
         return -1;
@@ -78,8 +83,17 @@ static int open_tcp(struct publisher *p, int epoll, uint32_t tag)
     setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, p->fd, &e) < 0)
         return -1;
+    if (p->plan->greeting.len == 0)
+        return 0;
     text_add(&p->out, p->plan->greeting.data, p->plan->greeting.len);
-    return publisher_flush(p);
+    if (publisher_flush(p) < 0)
+        return -1;
+    /* ZeroMQ takes no message before it has said its own hello, so wait until the server has nothing to say.
+     */
+    while (poll(&readable, 1, GREETING_QUIET_MS) > 0)
+        if (publisher_ready(p) < 0)
+            return -1;
+    return 0;
 }
 
 struct publisher *publisher_new(const struct publisher_plan *plan, int epoll, uint32_t tag)
