@@ -159,8 +159,13 @@ def test_a_broker_that_goes_and_comes_back_loses_nothing(f, broker, token, how):
             broker.process.stop(30)
         wait_for(lambda: health(f)["amqp_connected"] is False, 30, "the gateway to hear of it")
         late = Reader(f, token("2"), "public", "n.#")  # binds while the broker is down
+        # Ingest sleeps until the broker is back and has new events: it would wait longer from attempt to attempt, and
+        # the test with it.
+        wait_for(lambda: "retry_ms=" in f.ingest.process.log_text(), 10, "ingest to have tried")
+        f.ingest.process.freeze()
         broker.start()
         publisher.await_more(50)
+        f.ingest.process.thaw()
         wait_for(lambda: health(f) == HEALTHY, 60, "ingest to come back")
         publisher.await_more(50)
     got = reader.await_all(publisher)
@@ -283,6 +288,6 @@ def test_idle_sessions_are_pinged_and_dead_ones_closed(fleet, token):
 
     async def go():
         async with f.client(token()) as c:
-            await c.silent(3)  # an ordinary client answers by itself, and hears nothing of it
+            await c.silent(2.5)  # an ordinary client answers by itself, and hears nothing of it
             assert (await c.ping())["ok"] is True
     asyncio.run(go())
