@@ -202,6 +202,32 @@ def test_an_ok_of_old_rules_grants_nothing_under_new_ones(fleet, token, access_a
     asyncio.run(go())
 
 
+def test_a_grant_of_old_rules_that_waits_for_redis_is_judged_again(fleet, token, access_api, redis, proxy):
+    """Granted, but not live yet because Redis is away: new rules take it back before any event comes."""
+    way = proxy(redis.port)
+    f = fleet(redis_url=f"redis://127.0.0.1:{way.port}/0")
+
+    async def go():
+        async with f.client(token()) as c:
+            await c.bind_ok("public", "fence")
+            await asyncio.to_thread(way.set, "refuse")
+            await asyncio.to_thread(f.gateway.await_metric, "event_gateway_redis_up", lambda v: v == 0)
+            taken = asyncio.ensure_future(c.ask(30, bind={"ex": "wf", "key": "task.1"}))
+            kept = asyncio.ensure_future(c.ask(30, bind={"ex": "wf", "key": "keep.1"}))
+            granted = 'event_gateway_access_verdicts_total{verdict="granted"}'
+            await asyncio.to_thread(f.gateway.await_metric, granted, lambda v: v == 3)
+            assert not taken.done() and not kept.done()
+            await asyncio.to_thread(reloaded, f, {"exchanges": {"wf": {"access": [{"when": "keep.#", "allow": True}]}}})
+            assert (await taken)["code"] == "denied"
+            await asyncio.to_thread(way.set, "pass")
+            assert (await kept)["ok"] is True
+            f.publish("wf", "task.1", {"n": 1})
+            f.publish("wf", "keep.1", {"n": 2})
+            assert (await c.next(30))["msg"] == {"n": 2}
+
+    asyncio.run(go())
+
+
 def test_a_denial_of_old_rules_does_not_count_under_new_ones(fleet, token, access_api):
     f = fleet()
 
