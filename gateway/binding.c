@@ -23,6 +23,7 @@ struct bind_request {
     struct bind_request *prev, *next; /* in the list of its kind, oldest first */
     struct access_check *check;       /* in flight, or NULL */
     struct config *config;            /* under which the check was begun */
+    struct token *token;              /* with which; NULL if without */
     json_t *req;                      /* to be answered, or NULL */
     struct replay_entry replay;
     int64_t deadline_ms;
@@ -57,6 +58,7 @@ struct bindings {
     struct request_list pending;  /* of new bindings; all have the same timeout, so oldest first */
     struct request_list rechecks; /* of live ones */
     size_t rechecking;
+    bool busy; /* a recheck found no place among the checks in flight */
     size_t live;
     void (*closed)(void *user);
     void *closed_user;
@@ -114,6 +116,7 @@ static void request_free(struct bind_request *r)
     list_remove(b, r);
     r->binding->request = NULL;
     config_unref(r->config);
+    token_unref(r->token);
     json_decref(r->req);
     free(r);
 }
@@ -235,7 +238,9 @@ static void binding_live(struct binding *binding)
     }
     if (!binding->entry.node) {
         if (router_add(p->router, binding->pattern, binding->len, &binding->entry) < 0) {
-            binding_fail(binding, CODE_UNAVAILABLE, "Out of memory");
+            /* We may be called from inside the lists of interest or replay, while another binding leaves
+             * them: nothing must go now. */
+            session_doom(binding->session);
             return;
         }
         bindings_of(binding)->live++;
@@ -320,6 +325,8 @@ static void binding_check(struct binding *binding)
 
     config_unref(r->config);
     r->config = config_ref(shared->config);
+    token_unref(r->token);
+    r->token = binding->session->token ? token_ref(binding->session->token) : NULL;
     r->granted = false;
     exchange = config_exchange_find(r->config, name, strlen(name));
     if (!exchange) {
@@ -359,6 +366,7 @@ static void apply_verdict(struct binding *binding, enum access_verdict verdict, 
     case ACCESS_BUSY:
         if (binding->request->recheck) {
             binding->request->queued = true; /* its turn comes again */
+            bindings_of(binding)->busy = true;
             return;
         }
         code = CODE_UNAVAILABLE;
@@ -380,7 +388,8 @@ static void on_verdict(void *user, enum access_verdict verdict, const char *text
     binding->request->check = NULL;
     if (binding->request->recheck)
         b->rechecking--;
-    if (!same_rules(binding->request->config, sessions_config(b->all), binding->partition->exchange))
+    if (binding->request->token != binding->session->token ||
+        !same_rules(binding->request->config, sessions_config(b->all), binding->partition->exchange))
         binding_check(binding);
     else
         apply_verdict(binding, verdict, text);
@@ -485,8 +494,9 @@ static void binding_recheck(struct binding *binding)
             binding_fail(binding, CODE_UNAVAILABLE, "Out of memory");
         return;
     }
-    /* A check in flight is judged under the new rules when it comes, one that waits for its turn is made
-     * under them. Else it was granted under the old ones, and waits for its channel or replays. */
+    /* A check in flight is judged under the new rules, and with the new token, when it comes; one that waits
+     * for its turn is made under them. Else it was granted under the old ones, and waits for its channel or
+     * replays. */
     if (!binding->request->check && !binding->request->queued)
         binding_check(binding);
 }
@@ -513,7 +523,9 @@ static void pump_rechecks(struct bindings *b)
 {
     struct bind_request *r = b->rechecks.oldest, *next;
 
-    for (; r && b->rechecking < RECHECKS_MAX; r = next) {
+    /* When there is no place for one, there is none for the thousands behind it. */
+    b->busy = false;
+    for (; r && b->rechecking < RECHECKS_MAX && !b->busy; r = next) {
         next = r->next;
         if (!r->queued)
             continue;

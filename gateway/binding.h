@@ -7,8 +7,9 @@
  * It replays the log if the client says where it was (`since`), or if Redis was away when it asked: then it
  * is in effect from its receipt. "Live" is said to the client (if it asked by `req`) when every later event
  * will arrive, and every missed one was sent. A verdict counts only under the rules that are in force when it
- * comes: after a reload that changed the exchange's rules, the check is made again. Rechecks of live bindings
- * run a few at a time; meanwhile they keep their grant (see docs/access.md). Loop thread only. */
+ * comes, and for the token that the session has then: after a reload that changed the exchange's rules, or a
+ * new token, the check is made again. Rechecks of live bindings run a few at a time; meanwhile they keep
+ * their grant (see docs/access.md). Loop thread only. */
 #ifndef EF_BINDING_H
 #define EF_BINDING_H
 

@@ -556,14 +556,25 @@ static void on_down(void *user, int error, const char *detail, int retry_ms)
 
 /* --- probes and ticks --- */
 
+/* The partition whose probe channel is used: any, but not one that leaves and has unsubscribed it. */
+static const struct partition *probed(const struct feed *f)
+{
+    const struct partition *p = f->partitions;
+
+    while (p && p->removed)
+        p = p->hh.next;
+    return p;
+}
+
 static void send_probe(struct feed *f)
 {
     CLEANUP(buf_done) struct buf channel = {0};
+    const struct partition *p = probed(f);
     char text[24];
 
-    if (!f->partitions || !redis_link_is_up(f->command))
+    if (!p || !redis_link_is_up(f->command))
         return;
-    buf_add_str(&channel, f->partitions->keys.probe);
+    buf_add_str(&channel, p->keys.probe);
     buf_add_str(&channel, f->name);
     snprintf(text, sizeof(text), "%" PRIu64, ++f->probe_sent);
     /* Not accepted: the command link broke just now, and no probe is expected then. */
@@ -578,7 +589,7 @@ static void on_timer(uv_timer_t *timer)
     char detail[128] = "";
 
     if (redis_link_is_up(f->link)) {
-        if (!redis_link_is_up(f->command) || !f->partitions)
+        if (!redis_link_is_up(f->command) || !probed(f))
             f->probe_back_ms = now;
         else if (now - f->probe_back_ms > PROBE_LOST_MS)
             redis_link_cut(f->link, "no probe came back");

@@ -32,6 +32,8 @@ enum {
     /* Those who come within this time share a pass. */
     PASS_INTERVAL_MS = 50,
     RETRY_MS = 250,
+    /* <epoch>:<ms>-<seq>", */
+    ID_ROOM = EPOCH_MAX + 48,
 };
 
 struct page_entry {
@@ -78,7 +80,7 @@ struct replay {
     int64_t used_ms;
     size_t page_entries;
     size_t head_len;
-    char *head;                     /* {"id":"<exchange>:<partition>: */
+    char *head;                     /* {"id":"<exchange>:<partition>: and ID_ROOM bytes for the rest */
     const struct feed_event *event; /* being delivered */
     const struct position *event_pos;
     struct replay_counts counts;
@@ -389,7 +391,8 @@ static void park_refused(struct replay *r)
         if (!e->refused)
             continue;
         e->refused = false;
-        e->from = r->seen; /* the event that it could not take is the next one */
+        if (position_is_above(&r->seen, &e->from))
+            e->from = r->seen; /* the event that it could not take is the next one */
         router_remove(r->router, &e->entry);
         entry_move(r, e, REPLAY_PARKED);
     }
@@ -402,9 +405,8 @@ static size_t replay_one(struct replay *r, const struct page *page, const struct
 {
     struct partition *p = r->partition;
     struct position pos = entry->pos;
-    char id[64];
-    CLEANUP(buf_done) struct buf head = {0};
     struct feed_event event = {.partition = p,
+                               .head = r->head,
                                .key = page->text + entry->key,
                                .key_len = entry->key_len,
                                .frame = page->text + entry->frame,
@@ -412,13 +414,8 @@ static size_t replay_one(struct replay *r, const struct page *page, const struct
     int n;
 
     memcpy(pos.epoch, p->last.epoch, sizeof(pos.epoch));
-    n = snprintf(id, sizeof(id), "%s:%" PRIu64 "-%" PRIu64 "\",", pos.epoch, pos.ms, pos.seq);
-    buf_add(&head, r->head, r->head_len);
-    buf_add(&head, id, (size_t)n);
-    if (buf_status(&head) < 0)
-        return 0;
-    event.head = head.data;
-    event.head_len = head.len;
+    n = snprintf(r->head + r->head_len, ID_ROOM, "%s:%" PRIu64 "-%" PRIu64 "\",", pos.epoch, pos.ms, pos.seq);
+    event.head_len = r->head_len + (size_t)n;
     r->event = &event;
     r->event_pos = &pos;
     event.serial = feed_next_serial(p);
@@ -429,6 +426,8 @@ static size_t replay_one(struct replay *r, const struct page *page, const struct
     }
     if (router_match(r->router, event.key, event.key_len, on_pass_match, r) == 0)
         park_refused(r);
+    else
+        refuse_all(r, &r->passing); /* no memory: they learn that they may have missed something */
     r->event = NULL;
     r->seen = pos;
     return entry->frame_len + entry->key_len;
@@ -647,6 +646,7 @@ struct replay *replay_new(struct partition *p, struct redis_link *link, const st
         .partition = p, .link = link, .ops = *ops, .user = user, .page_entries = PAGE_ENTRIES_FIRST};
     frame_add_head(&head, p->exchange, p->number);
     r->head_len = head.len;
+    buf_reserve(&head, ID_ROOM);
     r->head = buf_take(&head);
     r->router = router_new();
     if (!r->head || !r->router) {

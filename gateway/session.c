@@ -20,6 +20,8 @@ enum {
      * room for as many fragments again. */
     PIECE_BYTES = 128,
     PIECES_SPARE = 1024,
+    /* Of a client, where the configuration sets no limit. */
+    MESSAGE_MAX = 1 << 30,
     WARN_BEFORE_END_S = 60,
     /* Requests at once where bindings are not limited. */
     ALLOWANCE_SPARE = 1024,
@@ -185,12 +187,13 @@ static void send_ping(struct session *s, int64_t now)
 {
     struct outbox_run frame;
 
-    /* A ping behind a full queue says nothing; the queue's limit and TCP_USER_TIMEOUT watch over that
-     * session. */
-    if (!outbox_is_empty(&s->out))
+    /* A ping behind bytes that the peer has not read yet says nothing: a large event may take it longer than
+     * the timeout. The queue's limit and TCP_USER_TIMEOUT watch over that session. */
+    if (!outbox_is_empty(&s->out) || on_blocked(s))
         return;
     /* With a payload: libwebsockets does not tell of an empty pong. */
-    if (!outbox_hub_frame(s->all->hub, FRAME_PING, NULL, 0, "ping", 4, &frame) || !outbox_add(&s->out, frame)) {
+    if (!outbox_hub_frame(s->all->hub, FRAME_PING, NULL, 0, "ping", 4, &frame) ||
+        !outbox_add(&s->out, frame)) {
         session_doom(s);
         return;
     }
@@ -625,7 +628,8 @@ static bool rx_keep(struct session *s, const char *bytes, size_t len)
 void session_receive(struct session *s, const char *bytes, size_t len, bool first, bool last,
                      size_t remaining)
 {
-    size_t max = (size_t)s->all->shared.config->gateway.message_max_bytes;
+    int64_t limit = s->all->shared.config->gateway.message_max_bytes;
+    size_t max = limit ? (size_t)limit : MESSAGE_MAX;
 
     if (session_is_closing(s))
         return;
