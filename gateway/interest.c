@@ -9,7 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
+
+#include "gateway/keyed_hash.h" /* prefixes come from clients: they must not choose our collisions */
 
 enum channel_state { CHANNEL_OFF, CHANNEL_SUBSCRIBING, CHANNEL_ON, CHANNEL_UNSUBSCRIBING };
 

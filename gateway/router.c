@@ -1,13 +1,13 @@
 /* router.c - the trie of topic patterns. See the header for how an event walks it. */
 #include "gateway/router.h"
 
+#include "gateway/keyed_hash.h"
 #include "shared/topic.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 struct router_node {
     struct router_node *parent;
@@ -49,7 +49,8 @@ struct router *router_new(void)
     r->root = calloc(1, sizeof(*r->root) + 1);
     r->table_mask = 63;
     r->table = calloc(r->table_mask + 1, sizeof(struct router_node *));
-    if (!r->root || !r->table || getrandom(&r->seed, sizeof(r->seed), 0) != sizeof(r->seed)) {
+    r->seed = keyed_hash_key();
+    if (!r->root || !r->table) {
         free(r->root);
         free(r->table);
         free(r);
@@ -81,29 +82,10 @@ uint64_t router_met(const struct router *r)
     return r->met;
 }
 
-static uint64_t mix(uint64_t a, uint64_t b)
-{
-    __extension__ unsigned __int128 m = (unsigned __int128)a * b;
-
-    return (uint64_t)m ^ (uint64_t)(m >> 64);
-}
-
-/* A keyed multiply-fold hash (the construction of wyhash): 8 bytes a step. */
 static uint32_t word_hash(const struct router *r, const struct router_node *parent, const char *word,
                           size_t len)
 {
-    uint64_t h = mix((uintptr_t)parent ^ r->seed, 0x9E3779B97F4A7C15u ^ len);
-    uint64_t part;
-
-    for (; len >= 8; len -= 8, word += 8) {
-        memcpy(&part, word, 8);
-        h = mix(h ^ part, 0xD6E8FEB86659FD93u ^ r->seed);
-    }
-    part = 0;
-    if (len)
-        memcpy(&part, word, len);
-    h = mix(h ^ part, 0xA0761D6478BD642Fu ^ r->seed);
-    return (uint32_t)(h ^ (h >> 32));
+    return keyed_hash((uintptr_t)parent ^ r->seed, word, len);
 }
 
 static struct router_node *find_word(const struct router *r, const struct router_node *parent,

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/keyed_hash.h" /* a network of addresses is cheap to come by */
+
 enum {
     WHEEL_SLOTS = 64,
     /* Pieces that one message may come in: libwebsockets hands over 256 bytes at a time, so this leaves
