@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -43,6 +44,7 @@ struct decision {
 /* libwebsockets' user space of a wsi. */
 struct slot {
     struct session *session;
+    bool peer_closed; /* its close frame has come */
 };
 
 struct server {
@@ -165,6 +167,20 @@ static int answer_http(struct lws *wsi, struct decision *d)
     return lws_http_transaction_completed(wsi) ? -1 : 0;
 }
 
+/* The library is about to drop the connection. For some faults (a control frame over 125 bytes, an absurd
+ * length) it does so without a close frame: then this is the last moment to say 1002. Straight to the socket,
+ * as it writes nothing any more; nothing may be half written, and a peer that is gone does not mind. */
+static void part(struct lws *wsi, const struct slot *slot)
+{
+    static const char protocol_error[] = {(char)0x88, 16,  0x03, (char)0xEA, 'p', 'r', 'o', 't', 'o',
+                                          'c',        'o', 'l',  ' ',        'e', 'r', 'r', 'o', 'r'};
+
+    if (session_is_closing(slot->session) || slot->peer_closed || lws_get_close_length(wsi) > 0 ||
+        lws_partial_buffered(wsi))
+        return;
+    (void)!send(lws_get_socket_fd(wsi), protocol_error, sizeof(protocol_error), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
 {
     struct slot *slot = user;
@@ -199,7 +215,13 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
             outbox_writable(&s->out);
         return 0;
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+        if (slot)
+            slot->peer_closed = true;
         return peer_closes(wsi, s, len);
+    case LWS_CALLBACK_WS_SERVER_DROP_PROTOCOL:
+        if (s)
+            part(wsi, slot);
+        return 0;
     case LWS_CALLBACK_CLOSED:
         if (s) {
             slot->session = NULL;

@@ -11,8 +11,8 @@
  * that could verify nothing, or that would make forging easy (a short secret, a public key used as secret),
  * is refused when it is loaded.
  *
- * Why not libjwt: it reads the PEM at every verification, which makes RS256 cost some twenty times as much, believes
- * the token's own algorithm, and takes texts that are not canonical. */
+ * Why not libjwt: it reads the PEM at every verification, which makes RS256 cost some twenty times as much,
+ * believes the token's own algorithm, and takes texts that are not canonical. */
 #include "shared/token.h"
 
 #include "shared/buf.h"
