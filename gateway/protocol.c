@@ -149,12 +149,12 @@ static void serve_bind(struct session *s, const json_t *what, json_t *req)
 
     if (!get_target(s, what, "bind", req, &ex, &key))
         return;
-    if (since && !json_is_null(since) && !get_since(since, ex, &from)) {
+    if (since && !get_since(since, ex, &from)) {
         protocol_error(s, req, CODE_BAD_REQUEST, "bind.since must be an event id or a pos of this exchange");
         return;
     }
     binding_request(s, json_string_value(ex), json_string_length(ex), json_string_value(key),
-                    json_string_length(key), since && !json_is_null(since) ? &from : NULL, req);
+                    json_string_length(key), since ? &from : NULL, req);
 }
 
 static void serve_unbind(struct session *s, const json_t *what, json_t *req)

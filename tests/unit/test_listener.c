@@ -211,7 +211,7 @@ static void a_head_may_come_byte_by_byte(void **state)
     fd = dial(&f);
     for (size_t i = 0; i < strlen(REQUEST); i++) {
         assert_int_equal(f.greeted, 0);
-        say(fd, REQUEST + i, 1);
+        say(fd, &REQUEST[i], 1);
         WAIT(&f, accepted(&f) == 1);
         uv_run(&f.loop, UV_RUN_NOWAIT);
     }
