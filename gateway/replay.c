@@ -22,10 +22,9 @@
 enum {
     WINDOW_MAX_BYTES = 32 * 1024 * 1024,
     WINDOW_IDLE_MS = 10000,
-    /* A page is meant to be about this large; the number of entries to ask for follows from the last page. */
+    /* A page ends with the entries in which it reaches this size (see replay.lua), or with so many. */
     PAGE_BYTES = 1024 * 1024,
-    PAGE_ENTRIES_FIRST = 64,
-    PAGE_ENTRIES_MAX = 1000,
+    PAGE_ENTRIES = 1000,
     /* Work of one turn: live sessions must not feel a pass. */
     TURN_ENTRIES = 256,
     TURN_BYTES = 1024 * 1024,
@@ -55,7 +54,6 @@ struct entry_list {
 /* A read on its way; it outlives a replay that is freed meanwhile. */
 struct page_read {
     struct replay *replay; /* NULL: nobody waits any more */
-    size_t asked;          /* entries */
 };
 
 struct replay {
@@ -78,7 +76,6 @@ struct replay {
     struct position heard;
     int64_t not_before_ms; /* the next pass or read */
     int64_t used_ms;
-    size_t page_entries;
     size_t head_len;
     char *head;                     /* {"id":"<exchange>:<partition>: and ID_ROOM bytes for the rest */
     const struct feed_event *event; /* being delivered */
@@ -259,9 +256,8 @@ static size_t page_text_bytes(const struct redisReply *rows)
     return bytes;
 }
 
-/* Copy the rows of a reply behind the window; fewer than were asked for: they reach to the tip. false on lack
- * of memory. */
-static bool window_append(struct replay *r, const struct redisReply *rows, size_t asked,
+/* Copy the rows of a reply behind the window; whole: they reach to the tip. false on lack of memory. */
+static bool window_append(struct replay *r, const struct redisReply *rows, bool whole,
                           const struct position *tip)
 {
     struct position end = r->window_end;
@@ -306,14 +302,9 @@ static bool window_append(struct replay *r, const struct redisReply *rows, size_
         r->at = page;
         r->index = 0;
     }
-    if (count < asked && position_is_above(tip, &end))
+    if (whole && position_is_above(tip, &end))
         end = *tip;
     r->window_end = end;
-    if (page->count > 0) {
-        r->page_entries = (size_t)PAGE_BYTES * page->count / (page->bytes + 1) + 1;
-        if (r->page_entries > PAGE_ENTRIES_MAX)
-            r->page_entries = PAGE_ENTRIES_MAX;
-    }
     return true;
 }
 
@@ -475,7 +466,7 @@ static void page_of_other_epoch(struct replay *r, const char *epoch, size_t len)
         feed_new_epoch(r->partition, epoch, len);
 }
 
-static void take_page(struct replay *r, const struct redisReply *reply, size_t asked)
+static void take_page(struct replay *r, const struct redisReply *reply)
 {
     const char *ours = r->partition->last.epoch, *epoch;
     struct position floor = {0}, tip = {0};
@@ -492,7 +483,7 @@ static void take_page(struct replay *r, const struct redisReply *reply, size_t a
     r->counts.reads++;
     judge(r, &floor, &tip);
     r->fresh = true;
-    if (!window_append(r, redis_reply_at(reply, 3), asked, &tip))
+    if (!window_append(r, redis_reply_at(reply, 3), redis_reply_int(redis_reply_at(reply, 4)) == 1, &tip))
         return;
     r->not_before_ms = 0;
     window_trim(r);
@@ -502,7 +493,6 @@ static void on_page(void *user, int err, const struct redisReply *reply)
 {
     struct page_read *read = user;
     struct replay *r = read->replay;
-    size_t asked = read->asked;
 
     free(read);
     if (!r)
@@ -514,7 +504,7 @@ static void on_page(void *user, int err, const struct redisReply *reply)
     if (err)
         r->not_before_ms = clock_mono_ms() + RETRY_MS;
     else if (r->pass)
-        take_page(r, reply, asked);
+        take_page(r, reply);
     feed_kick(r->partition);
 }
 
@@ -522,17 +512,18 @@ static void read_on(struct replay *r, int64_t now_ms)
 {
     const struct partition_keys *keys = &r->partition->keys;
     struct page_read *read;
-    char from[48], count[16];
+    char from[48], count[16], bytes[16];
 
     if (r->reading || now_ms < r->not_before_ms || !redis_link_is_up(r->link))
         return;
     snprintf(from, sizeof(from), "%" PRIu64 "-%" PRIu64, r->window_end.ms, r->window_end.seq);
-    snprintf(count, sizeof(count), "%zu", r->page_entries);
+    snprintf(count, sizeof(count), "%d", PAGE_ENTRIES);
+    snprintf(bytes, sizeof(bytes), "%d", PAGE_BYTES);
     read = calloc(1, sizeof(*read));
     if (read)
-        *read = (struct page_read){r, r->page_entries};
+        *read = (struct page_read){r};
     if (read && redis_link_send(r->link, on_page, read, "EVALSHA", replay_script()->sha1, "2", keys->log,
-                                keys->meta, from, count, NULL) == 0) {
+                                keys->meta, from, count, bytes, NULL) == 0) {
         r->reading = read;
         return;
     }
@@ -642,8 +633,7 @@ struct replay *replay_new(struct partition *p, struct redis_link *link, const st
 
     if (!r)
         return NULL;
-    *r = (struct replay){
-        .partition = p, .link = link, .ops = *ops, .user = user, .page_entries = PAGE_ENTRIES_FIRST};
+    *r = (struct replay){.partition = p, .link = link, .ops = *ops, .user = user};
     frame_add_head(&head, p->exchange, p->number);
     r->head_len = head.len;
     buf_reserve(&head, ID_ROOM);

@@ -4,6 +4,8 @@ import json
 import threading
 import time
 
+import redis
+
 
 def numbers(frames):
     return [f["msg"]["n"] for f in frames if "msg" in f]
@@ -90,6 +92,32 @@ def test_a_place_that_cannot_be_served_is_refused_and_the_binding_is_live(fleet,
             assert numbers(await c.collect(2)) == [2, 2]
 
     asyncio.run(go())
+
+
+def test_large_events_are_read_from_the_log_a_few_at_a_time(fleet, token):
+    """Many small events say nothing of the size of those behind them: what one read asks of Redis, and brings into
+    the gateway's memory, is bounded in bytes."""
+    f = fleet(gateways=2)
+    small, large, size = 1500, 40, 400_000
+
+    async def go():
+        async with f.client(token(), gateway=1) as watcher:
+            await watcher.bind_ok("public", "mark")
+            f.publish("public", "mark", {"n": -1})
+            since = (await watcher.next())["id"]
+            publish_all(f, "public", "t.1", 0, small)
+            for n in range(small, small + large):
+                f.publish("public", "t.1", {"n": n, "padding": "x" * size})
+            f.publish("public", "mark", {"n": -2})
+            await watcher.until(lambda m: m["msg"]["n"] == -2, timeout=60)
+        async with f.client(token()) as c:
+            answer = await c.bind_ok("public", "t.1", since=since, timeout=60)
+            assert answer["recovered"] is True
+            assert numbers(json.loads(m) for m in c.all if m.startswith('{"id"')) == list(range(small + large))
+
+    asyncio.run(go())
+    with redis.Redis.from_url(f.config["redis"]["url"]) as r:
+        assert r.info("clients")["client_recent_max_output_buffer"] < 10 * size
 
 
 def test_resuming_under_load_has_no_seam(fleet, token):
