@@ -107,7 +107,11 @@ def subscribe_until(up, pattern, *options, timeout=90):
                 return lines
     finally:
         child.send_signal(signal.SIGINT)
-        child.wait(10)
+        try:
+            assert child.wait(10) == 0
+        finally:
+            child.kill()
+            child.wait()
     raise AssertionError("no line matches " + pattern + ":\n" + "\n".join(lines) + "\n" + up.process.log_tail(5))
 
 
