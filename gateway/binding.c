@@ -14,8 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rechecks after a reload that are under way at once, and how often the rest is looked at. */
-enum { RECHECKS_MAX = 200, TIMER_MS = 100 };
+/* Rechecks after a reload that are under way at once, how often the rest is looked at, and how long one waits
+ * that could not be made. */
+enum { RECHECKS_MAX = 200, TIMER_MS = 100, RECHECK_RETRY_MS = 2000 };
 
 /* What a binding carries until it is live, and during a recheck. */
 struct bind_request {
@@ -26,7 +27,7 @@ struct bind_request {
     struct token *token;              /* with which; NULL if without */
     json_t *req;                      /* to be answered, or NULL */
     struct replay_entry replay;
-    int64_t deadline_ms;
+    int64_t deadline_ms; /* of a recheck: not before */
     bool granted;
     bool recheck;
     bool queued; /* a recheck that has not begun */
@@ -68,8 +69,7 @@ static void on_verdict(void *user, enum access_verdict verdict, const char *text
 static void pump_rechecks(struct bindings *b);
 static bool same_rules(const struct config *a, const struct config *b, const char *exchange);
 
-/* --- lists ------------------------------------------------------------------------------------------------
- */
+/* --- lists --- */
 
 static struct request_list *list_of(struct bindings *b, const struct bind_request *r)
 {
@@ -133,7 +133,7 @@ static struct bind_request *request_new(struct binding *binding, json_t *req, bo
     r->req = json_incref(req);
     r->recheck = recheck;
     r->queued = recheck;
-    r->deadline_ms = clock_mono_ms() + c->gateway.bind_timeout_ms;
+    r->deadline_ms = recheck ? 0 : clock_mono_ms() + c->gateway.bind_timeout_ms;
     binding->request = r;
     list_add(b, r);
     return r;
@@ -342,12 +342,24 @@ static void binding_check(struct binding *binding)
         bindings_of(binding)->rechecking++;
 }
 
+/* The check of a live binding could not be made: it keeps its grant, and is checked again. */
+static void recheck_later(struct binding *binding)
+{
+    binding->request->queued = true;
+    binding->request->deadline_ms = clock_mono_ms() + RECHECK_RETRY_MS;
+}
+
 static void apply_verdict(struct binding *binding, enum access_verdict verdict, const char *text)
 {
     const char *exchange = binding->partition->exchange;
     CLEANUP(buf_done) struct buf message = {0};
     enum error_code code = CODE_ACCESS_ERROR;
 
+    if (binding->request->recheck && verdict != ACCESS_GRANTED && verdict != ACCESS_DENIED) {
+        bindings_of(binding)->busy |= verdict == ACCESS_BUSY;
+        recheck_later(binding);
+        return;
+    }
     switch (verdict) {
     case ACCESS_GRANTED:
         binding->request->granted = true;
@@ -364,11 +376,6 @@ static void apply_verdict(struct binding *binding, enum access_verdict verdict, 
         buf_printf(&message, "The access check for %s did not answer in time", exchange);
         break;
     case ACCESS_BUSY:
-        if (binding->request->recheck) {
-            binding->request->queued = true; /* its turn comes again */
-            bindings_of(binding)->busy = true;
-            return;
-        }
         code = CODE_UNAVAILABLE;
         buf_printf(&message, "Too many access checks are pending");
         break;
@@ -443,6 +450,9 @@ bool binding_take_back(struct session *s, const char *exchange, size_t exchange_
             continue;
         if (strlen(name) != exchange_len || memcmp(name, exchange, exchange_len) != 0)
             continue;
+        /* Its own request would never be answered otherwise. */
+        if (binding->request && binding->request->req)
+            protocol_error(s, binding->request->req, CODE_NOT_BOUND, "Taken back before it was live");
         binding_free(binding);
         return true;
     }
@@ -522,12 +532,13 @@ void bindings_recheck(struct session *s, const struct config *old)
 static void pump_rechecks(struct bindings *b)
 {
     struct bind_request *r = b->rechecks.oldest, *next;
+    int64_t now = clock_mono_ms();
 
     /* When there is no place for one, there is none for the thousands behind it. */
     b->busy = false;
     for (; r && b->rechecking < RECHECKS_MAX && !b->busy; r = next) {
         next = r->next;
-        if (!r->queued)
+        if (!r->queued || now < r->deadline_ms)
             continue;
         r->queued = false;
         binding_check(r->binding);
@@ -535,9 +546,7 @@ static void pump_rechecks(struct bindings *b)
     }
 }
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- time --- */
 
 static void on_timer(uv_timer_t *timer)
 {

@@ -93,8 +93,7 @@ static bool take_id(struct cursor *c, struct position *pos)
     return n > 0;
 }
 
-/* --- partitions ------------------------------------------------------------------------------------------
- */
+/* --- partitions --- */
 
 static void send_channel(struct partition *p, const char *prefix, size_t len, bool subscribe)
 {
@@ -640,8 +639,7 @@ void feed_refresh_metrics(struct feed *f)
     metrics_set(f->metrics, GM_REDIS_BYTES, (double)redis_link_received_bytes(f->link));
 }
 
-/* --- life ------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 static void name_gateway(struct feed *f)
 {

@@ -135,9 +135,7 @@ static void on_refresh(void *user)
     metrics_set(g->metrics, GM_LOG_DROPPED, (double)log_dropped());
 }
 
-/* --- down
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- down --- */
 
 static void on_command_closed(void *user)
 {
@@ -223,9 +221,7 @@ static void gateway_finish(void *ctx)
     free(g);
 }
 
-/* --- up
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- up --- */
 
 static int start_basics(struct gateway *g)
 {

@@ -53,8 +53,7 @@ struct listener {
     bool closing;
 };
 
-/* --- answers to what is no request ------------------------------------------------------------------------
- */
+/* --- answers to what is no request --- */
 
 static void answer(int fd, int status)
 {
@@ -70,8 +69,7 @@ static void answer(int fd, int status)
     (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* --- connections without a head ---------------------------------------------------------------------------
- */
+/* --- connections without a head --- */
 
 static void on_pending_closed(uv_handle_t *handle)
 {
@@ -296,8 +294,7 @@ static struct pending *pending_new(struct listener *l, int fd, const struct addr
     return p;
 }
 
-/* --- accepting --------------------------------------------------------------------------------------------
- */
+/* --- accepting --- */
 
 static void socket_options(int fd)
 {

@@ -262,8 +262,14 @@ static bool window_append(struct replay *r, const struct redisReply *rows, bool 
 {
     struct position end = r->window_end;
     size_t count = redis_reply_count(rows), text_bytes = page_text_bytes(rows), at = 0;
-    struct page *page = calloc(1, sizeof(*page));
+    struct page *page;
 
+    if (count == 0) {
+        if (whole && position_is_above(tip, &r->window_end))
+            r->window_end = *tip;
+        return true;
+    }
+    page = calloc(1, sizeof(*page));
     if (page) {
         page->entries = calloc(count + 1, sizeof(*page->entries));
         page->text = malloc(text_bytes + 1);
@@ -621,9 +627,7 @@ void replay_new_epoch(struct replay *r)
     refuse_all(r, &r->parked);
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 struct replay *replay_new(struct partition *p, struct redis_link *link, const struct replay_ops *ops,
                           void *user)

@@ -60,8 +60,7 @@ struct sessions {
     void *closed_user;
 };
 
-/* --- closing ----------------------------------------------------------------------------------------------
- */
+/* --- closing --- */
 
 static void wheel_remove(struct session *s)
 {
@@ -158,8 +157,7 @@ static void on_overflow(void *transport, int error, size_t queued)
     session_close(s, CLOSE_SLOW);
 }
 
-/* --- the transport, seen from an outbox -------------------------------------------------------------------
- */
+/* --- the transport, seen from an outbox --- */
 
 static bool on_blocked(void *transport)
 {
@@ -182,8 +180,7 @@ static void on_want_writable(void *transport)
     s->all->transport.out.want_writable(s->transport);
 }
 
-/* --- looking at sessions once in a while ------------------------------------------------------------------
- */
+/* --- looking at sessions once in a while --- */
 
 static void send_ping(struct session *s, int64_t now)
 {
@@ -287,8 +284,7 @@ static void on_prepare(uv_prepare_t *prepare)
     flush(prepare->data);
 }
 
-/* --- all of them ------------------------------------------------------------------------------------------
- */
+/* --- all of them --- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {
@@ -564,8 +560,7 @@ void session_detach(struct session *s)
     free(s);
 }
 
-/* --- what the peer sends ----------------------------------------------------------------------------------
- */
+/* --- what the peer sends --- */
 
 void session_pong(struct session *s)
 {
@@ -666,8 +661,7 @@ void session_receive(struct session *s, const char *bytes, size_t len, bool firs
     }
 }
 
-/* --- what the peer gets ------------------------------------------------------------------------------------
- */
+/* --- what the peer gets --- */
 
 void session_send(struct session *s, const char *text, size_t len)
 {

@@ -115,8 +115,7 @@ void sessions_gap(struct sessions *all, struct partition *p, const struct positi
 /* Count an error that a client is told. */
 void sessions_count_error(struct sessions *all, enum error_code code);
 
-/* --- for binding.c and protocol.c -------------------------------------------------------------------------
- */
+/* --- for binding.c and protocol.c --- */
 struct sessions_shared {
     struct config *config;
     const struct token_keys *keys; /* borrowed; changed by sessions_set_keys */

@@ -97,8 +97,7 @@ static void link_greet(struct amqp_link *l, const amqp_method_t *m);
 static void connect_next(struct amqp_link *l);
 static void on_timer(uv_timer_t *timer);
 
-/* --- making and unmaking ---------------------------------------------------------------------------------
- */
+/* --- making and unmaking --- */
 
 static bool url_parse(const char *url, char **ret_copy, struct amqp_connection_info *ret_info)
 {
@@ -220,8 +219,7 @@ static void link_end(struct amqp_link *l)
     uv_close((uv_handle_t *)&l->prepare, handle_closed);
 }
 
-/* --- going down and coming back ---------------------------------------------------------------------------
- */
+/* --- going down and coming back --- */
 
 static int backoff_next(struct amqp_link *l)
 {
@@ -726,9 +724,7 @@ static void link_attempt(struct amqp_link *l)
     }
 }
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- time --- */
 
 static void heartbeat(struct amqp_link *l)
 {

@@ -64,9 +64,7 @@ struct ingest {
     char amqp_detail[200], redis_detail[200];
 };
 
-/* --- exchanges
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- exchanges --- */
 
 static void exchanges_sync(struct ingest *in);
 static void stop_if_done(struct ingest *in);
@@ -256,9 +254,7 @@ static void on_redis_down(void *user, int error, const char *detail, int retry_m
              LF_STR("error", err_text(error)), LF_STR("detail", detail), LF_INT("retry_ms", retry_ms));
 }
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- time --- */
 
 static void judge_exchanges(struct ingest *in)
 {
@@ -348,9 +344,7 @@ static void on_metrics(void *user)
     metric_set(metrics_get(in->ctx.metrics, IM_LOG_DROPPED, NULL), (double)log_dropped());
 }
 
-/* --- stopping
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- stopping --- */
 
 static void on_timer_closed(uv_handle_t *handle)
 {
@@ -419,9 +413,7 @@ static void ingest_stop(void *ctx)
     stop_if_done(in);
 }
 
-/* --- life
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 static void ingest_free(struct ingest *in)
 {

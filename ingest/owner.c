@@ -640,9 +640,7 @@ static void read_digests(struct owner *o)
     o->call_session = o->session;
 }
 
-/* --- life
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 struct owner *owner_new(struct ingest_ctx *ctx, const char *exchange, int partition,
                         const struct partition_keys *keys, const struct owner_events *events, void *user)

@@ -282,9 +282,7 @@ void partition_stop(struct partition *p, void (*stopped)(void *user), void *user
     owner_drain(p->owner);
 }
 
-/* --- life
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 static const struct owner_events owner_events = {
     .settled = on_settled, .fenced = on_fenced, .drained = on_drained};

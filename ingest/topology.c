@@ -421,9 +421,7 @@ void topology_up(struct topology *t)
     work(t);
 }
 
-/* --- life
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 struct topology *topology_new(struct ingest_ctx *ctx)
 {

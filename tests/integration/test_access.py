@@ -786,3 +786,27 @@ def test_the_api_is_asked_with_the_clients_own_token(rules_fleet, token, access_
     assert request.headers["Authorization"] == f"Bearer {jwt}"
     assert request.headers["Accept"] == "application/json"
     assert jwt not in rules_fleet.gateway.log()
+
+
+def test_a_live_binding_keeps_its_grant_while_the_new_rule_cannot_be_asked(fleet, token, access_api):
+    f = fleet()
+
+    def rule(version):
+        return {"exchanges": {"wf": {"access": [
+            {"http": access_api.url + f"/event/checkaccess/{{key}}?v={version}"}]}}}
+
+    def asked(version):
+        return sum(f"v={version}" in r.path for r in access_api.requests)
+
+    async def go():
+        async with f.client(token()) as c:
+            await c.bind_ok("wf", "mine.#")
+            access_api.behave("mine", "reset")  # the API is broken when the rule changes
+            f.gateway.reload(rule(2))
+            await asyncio.to_thread(wait_for, lambda: asked(2) >= 2, 20, "the check to be tried again")
+            f.publish("wf", "mine.1", {"n": 1})
+            assert (await c.next())["msg"] == {"n": 1}
+            access_api.behave("mine", "deny")
+            assert await c.next(timeout=20) == {"unbound": {"ex": "wf", "key": "mine.#"}, "code": "revoked"}
+
+    asyncio.run(go())

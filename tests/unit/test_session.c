@@ -412,6 +412,8 @@ static void bindings_beyond_the_limit_are_refused(void **state)
         next_frame(c, FRAME_TEXT),
         "{\"req\":3,\"error\":\"A session may have 2 bindings\",\"code\":\"too_many_bindings\"}");
     hear_text(&f, c, "{\"unbind\":{\"ex\":\"open\",\"key\":\"a\"},\"req\":4}");
+    assert_string_equal(next_frame(c, FRAME_TEXT),
+                        "{\"req\":2,\"error\":\"Taken back before it was live\",\"code\":\"not_bound\"}");
     assert_non_null(strstr(next_frame(c, FRAME_TEXT), "\"req\":4,\"ok\":true"));
     hear_text(&f, c, "{\"bind\":{\"ex\":\"open\",\"key\":\"a\"},\"req\":5}");
     assert_int_equal(c->got.len, 0);
