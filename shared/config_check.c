@@ -358,7 +358,7 @@ bool config_check_file(const char *text, struct buf *why)
     return r == 0;
 }
 
-void config_mask_url(const char *url, bool wrong, struct buf *out)
+static void mask_userinfo(const char *url, bool wrong, struct buf *out)
 {
     const char *s = strstr(url, "://"), *at, *colon;
 
@@ -380,4 +380,19 @@ void config_mask_url(const char *url, bool wrong, struct buf *out)
     } else {
         buf_add_str(out, url);
     }
+}
+
+void config_mask_url(const char *url, bool wrong, struct buf *out)
+{
+    size_t len = strcspn(url, "?");
+    CLEANUP(freep) char *front = strndup(url, len);
+
+    if (!front) {
+        out->failed = true;
+        return;
+    }
+    /* What stands behind '?' are options, and one of them is a password; or it is a password's rest. */
+    mask_userinfo(front, wrong, out);
+    if (url[len])
+        buf_add_str(out, "?***");
 }

@@ -80,8 +80,12 @@ static const struct config_row redis_rows[] = {
      AT(redis.url),
      .dflt = "\"redis://127.0.0.1:6379/0\"",
      .check = config_check_redis_url,
-     .allowed = "redis://[[user]:password@]host[:port][/db]",
-     .help = "the Redis server"},
+     .allowed =
+         "redis://[[user]:password@]host[:port][/db], or "
+         "redis+sentinel://[[user]:password@]host[:port],.../primary-name[/db][?sentinel_password=...]; "
+         "percent-encoded",
+     .help = "the Redis server; or the sentinels that know which one is the primary now (their own user and "
+             "password, if they want one: sentinel_user, sentinel_password)"},
 };
 static const struct config_table redis_table = TABLE(redis_rows, "redis", "Redis, where the programs meet.");
 

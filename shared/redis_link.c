@@ -14,6 +14,10 @@
  * - The connection cannot be made, ends, or the greeting takes too long: redis_conn, and our timer.
  * - Redis refuses the greeting: LOADING, BUSY and a full house are retried as any trouble; AUTH and SELECT
  * are for people to mend, so these attempts come only every 5 to 10 s.
+ * - Sentinels: none knows the primary, or what they name is none (ROLE): the next attempt begins with the
+ * next sentinel, so that one which is behind the others cannot hold us.
+ * - READONLY on a link with sentinels, or another primary named by them when asked again: the primary was
+ * demoted under us.
  * - Silence: see link_watch.
  * - What is not RESP, or a reply that nobody asked for: -EPROTO.
  * - SUBSCRIBE is refused (ACL): the link breaks with that error. Redis does not say which channel it was, and
@@ -25,6 +29,8 @@
 #include "shared/err.h"
 #include "shared/redis_conn.h"
 #include "shared/redis_pending.h"
+#include "shared/redis_resp.h"
+#include "shared/redis_sentinel.h"
 #include "shared/redis_url.h"
 
 #include <assert.h>
@@ -40,6 +46,10 @@ enum { CONNECT_TIMEOUT_MS = 5000, SILENCE_MS = 10000 };
 
 /* Full jitter: each wait is random between 1 ms and a ceiling that doubles from the first to the last. */
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_LAST_MS = 10000 };
+
+/* The last ceiling where sentinels are asked, ms: they are not what is in trouble, and the primary that they
+ * will name is there at once. */
+enum { BACKOFF_SENTINEL_MS = 2000 };
 
 /* A refusal that only a person can mend is not asked for again before half of BACKOFF_LAST_MS. */
 enum { BACKOFF_REFUSED_MS = BACKOFF_LAST_MS / 2 };
@@ -64,6 +74,7 @@ enum { SEND_ARGS_MAX = 64 };
 
 enum link_state {
     LINK_NEW,
+    LINK_ASKING, /* the sentinels, if there are any */
     LINK_CONNECTING,
     LINK_GREETING,
     LINK_UP,
@@ -72,19 +83,21 @@ enum link_state {
     LINK_CLOSING
 };
 
-/* NEW --start--> CONNECTING --> GREETING --> UP
- *                  ^  '-----------'----------'--> BROKEN --pending answered--> WAITING --backoff--.
- *                  '------------------------------------------------------------------------------'
+/* NEW --start--> [ASKING] --> CONNECTING --> GREETING --> UP
+ *                  ^  '-----------'-----------'----------'--> BROKEN --pending answered--> WAITING
+ * --backoff--.
+ *                  '------------------------------------------------------------------------------------------'
  * CLOSING can follow each of them, and nothing follows it. */
 static const struct {
     unsigned next;
 } link_states[] = {
-    [LINK_NEW] = {BIT(LINK_CONNECTING) | BIT(LINK_CLOSING)},
+    [LINK_NEW] = {BIT(LINK_ASKING) | BIT(LINK_CONNECTING) | BIT(LINK_CLOSING)},
+    [LINK_ASKING] = {BIT(LINK_CONNECTING) | BIT(LINK_BROKEN) | BIT(LINK_CLOSING)},
     [LINK_CONNECTING] = {BIT(LINK_GREETING) | BIT(LINK_BROKEN) | BIT(LINK_CLOSING)},
     [LINK_GREETING] = {BIT(LINK_UP) | BIT(LINK_BROKEN) | BIT(LINK_CLOSING)},
     [LINK_UP] = {BIT(LINK_BROKEN) | BIT(LINK_CLOSING)},
     [LINK_BROKEN] = {BIT(LINK_WAITING) | BIT(LINK_CLOSING)},
-    [LINK_WAITING] = {BIT(LINK_CONNECTING) | BIT(LINK_CLOSING)},
+    [LINK_WAITING] = {BIT(LINK_ASKING) | BIT(LINK_CONNECTING) | BIT(LINK_CLOSING)},
     [LINK_CLOSING] = {0},
 };
 
@@ -97,6 +110,10 @@ struct redis_link {
     void *user;
 
     enum link_state state;
+    struct redis_sentinel *sentinel; /* ASKING; UP: redis_link_check_primary is under way */
+    size_t sentinel_first;           /* who is asked first the next time */
+    char host[REDIS_HOST_MAX + 1];   /* where we are or will be connected, */
+    int port;
     struct redis_conn *conn; /* CONNECTING, GREETING, UP */
     redisReader *reader;
     struct pending_ring pending;
@@ -172,7 +189,7 @@ PRINTF_LIKE(3, 4) static void link_break(struct redis_link *l, int error, const 
 {
     va_list args;
 
-    if (l->state != LINK_CONNECTING && !link_has_peer(l))
+    if (l->state != LINK_ASKING && l->state != LINK_CONNECTING && !link_has_peer(l))
         return;
     va_start(args, format);
     vsnprintf(l->detail, sizeof(l->detail), format, args);
@@ -183,6 +200,8 @@ PRINTF_LIKE(3, 4) static void link_break(struct redis_link *l, int error, const 
     if (l->state == LINK_UP && clock_mono_ms() - l->up_since_ms >= STABLE_MS)
         l->failures = 0;
     link_move(l, LINK_BROKEN);
+    redis_sentinel_close(TAKE(l->sentinel));
+    l->sentinel_first++;
     redis_conn_close(TAKE(l->conn));
     uv_timer_stop(&l->timer);
     link_wake(l);
@@ -200,12 +219,13 @@ static int random_up_to(int max)
 
 static int link_backoff_ms(struct redis_link *l)
 {
+    int last = l->url.primary ? BACKOFF_SENTINEL_MS : BACKOFF_LAST_MS;
     int ceiling = BACKOFF_FIRST_MS;
 
-    for (int i = 0; i < l->failures && ceiling < BACKOFF_LAST_MS; i++)
+    for (int i = 0; i < l->failures && ceiling < last; i++)
         ceiling *= 2;
-    if (ceiling >= BACKOFF_LAST_MS)
-        ceiling = BACKOFF_LAST_MS;
+    if (ceiling >= last)
+        ceiling = last;
     else
         l->failures++;
     if (l->refused)
@@ -239,44 +259,14 @@ static void link_settle(struct redis_link *l)
 
 /* ---- writing ---- */
 
-static void add_header(struct buf *out, char kind, size_t n)
-{
-    char text[24];
-    char *p = text + sizeof(text);
-
-    *--p = '\n';
-    *--p = '\r';
-    do {
-        *--p = (char)('0' + n % 10);
-        n /= 10;
-    } while (n);
-    *--p = kind;
-    buf_add(out, p, (size_t)(text + sizeof(text) - p));
-}
-
 /* Append one command to the output. All or nothing. */
 static int link_write(struct redis_link *l, size_t argc, const char *const *argv, const size_t *lens)
 {
-    struct buf *out = redis_conn_out(l->conn);
-    size_t need = 32;
+    int r = resp_add_command(redis_conn_out(l->conn), UNSENT_MAX_BYTES - redis_conn_unsent(l->conn), argc,
+                             argv, lens);
 
-    for (size_t i = 0; i < argc; i++)
-        need += 32 + (lens ? lens[i] : strlen(argv[i]));
-    if (need > UNSENT_MAX_BYTES - redis_conn_unsent(l->conn))
-        return -ENOMEM;
-    buf_reserve(out, need);
-    if (buf_status(out) < 0) {
-        out->failed = false;
-        return -ENOMEM;
-    }
-    add_header(out, '*', argc);
-    for (size_t i = 0; i < argc; i++) {
-        size_t len = lens ? lens[i] : strlen(argv[i]);
-
-        add_header(out, '$', len);
-        buf_add(out, argv[i], len);
-        buf_add(out, "\r\n", 2);
-    }
+    if (r < 0)
+        return r;
     link_wake(l);
     return 0;
 }
@@ -404,6 +394,8 @@ static void link_take_reply(struct redis_link *l, const struct redisReply *r)
             err = redis_error_code(r->str, (size_t)r->len);
         if (p.cb)
             p.cb(p.user, err, r);
+        if (err == ERR_REDIS_READONLY && l->url.primary)
+            link_break(l, err, "%s:%d is not the primary any more: %s", l->host, l->port, r->str);
     } else if (l->subscriber) {
         link_take_push(l, r);
     } else {
@@ -476,6 +468,26 @@ static void on_select(void *user, int err, const struct redisReply *r)
         greeting_refused(l, err, "SELECT", r);
 }
 
+static bool role_is_master(const struct redisReply *r)
+{
+    return reply_is_word(redis_reply_at(r, 0), "master");
+}
+
+/* What the sentinels named may be the old primary, come back as a replica, or not yet promoted. */
+static void on_role(void *user, int err, const struct redisReply *r)
+{
+    struct redis_link *l = user;
+    const char *role = redis_reply_str(redis_reply_at(r, 0), NULL);
+
+    if (!link_is_greeting(l, err))
+        return;
+    if (err)
+        greeting_refused(l, err, "ROLE", r);
+    else if (!role_is_master(r))
+        link_break(l, ERR_REDIS_READONLY, "%s:%d, which a sentinel named, is not a primary but: %s", l->host,
+                   l->port, role ? role : "unknown");
+}
+
 /* The last one. CLIENT SETNAME and AUTH are answered by a Redis that is loading its data; PING is not. */
 static void on_ping(void *user, int err, const struct redisReply *r)
 {
@@ -507,7 +519,7 @@ static int link_greet(struct redis_link *l)
     const struct redis_url *u = &l->url;
     const char *auth[] = {"AUTH", u->user ? u->user : u->password, u->password};
     const char *name[] = {"CLIENT", "SETNAME", l->name};
-    const char *ping[] = {"PING"};
+    const char *ping[] = {"PING"}, *role[] = {"ROLE"};
     char db[16];
     const char *select[] = {"SELECT", db};
     int r = 0;
@@ -520,6 +532,8 @@ static int link_greet(struct redis_link *l)
     /* The name is for people; a Redis that refuses it serves us all the same. */
     if (r == 0 && l->name)
         r = link_ask(l, NULL, NULL, 3, name, NULL);
+    if (r == 0 && u->primary)
+        r = link_ask(l, on_role, l, 1, role, NULL);
     if (r == 0)
         r = link_ask(l, on_ping, l, 1, ping, NULL);
     return r;
@@ -544,18 +558,95 @@ static void on_broken(void *user, int error, const char *detail)
     link_break(l, error, "%s", detail);
 }
 
-static void link_connect(struct redis_link *l)
+static void link_dial(struct redis_link *l)
 {
     static const struct redis_conn_events events = {
         .connected = on_connected, .bytes = on_bytes, .broken = on_broken};
+    int64_t left_ms = l->deadline_ms - clock_mono_ms();
 
     link_move(l, LINK_CONNECTING);
-    l->deadline_ms = clock_mono_ms() + l->connect_timeout_ms;
     l->reader = redisReaderCreate();
     if (l->reader)
-        l->conn = redis_conn_open(l->loop, l->url.host, l->url.port, l->connect_timeout_ms, &events, l);
+        l->conn = redis_conn_open(l->loop, l->host, l->port, left_ms > 0 ? (int)left_ms : 0, &events, l);
     if (!l->conn)
         link_break(l, -ENOMEM, "connect: out of memory");
+}
+
+/* ---- sentinels ---- */
+
+static void on_found(void *user, const char *host, int port)
+{
+    struct redis_link *l = user;
+
+    redis_sentinel_close(TAKE(l->sentinel));
+    snprintf(l->host, sizeof(l->host), "%s", host);
+    l->port = port;
+    link_dial(l);
+}
+
+static void on_none_found(void *user, int error, const char *detail)
+{
+    struct redis_link *l = user;
+
+    link_break(l, error, "%s", detail);
+}
+
+static void link_connect(struct redis_link *l)
+{
+    static const struct redis_sentinel_events events = {.found = on_found, .failed = on_none_found};
+
+    l->deadline_ms = clock_mono_ms() + l->connect_timeout_ms;
+    if (!l->url.primary) {
+        link_dial(l);
+        return;
+    }
+    link_move(l, LINK_ASKING);
+    l->sentinel = redis_sentinel_ask(l->loop, &l->url, l->sentinel_first, l->connect_timeout_ms, &events, l);
+    if (!l->sentinel)
+        link_break(l, -ENOMEM, "ask the sentinels: out of memory");
+}
+
+static void on_found_again(void *user, const char *host, int port)
+{
+    struct redis_link *l = user;
+
+    redis_sentinel_close(TAKE(l->sentinel));
+    if (strcmp(host, l->host) != 0 || port != l->port)
+        link_break(l, ERR_REDIS_READONLY, "the primary is now %s:%d, no longer %s:%d", host, port, l->host,
+                   l->port);
+}
+
+/* Sentinels that are away are no reason to leave a Redis that is there. */
+static void on_none_found_again(void *user, int error, const char *detail)
+{
+    struct redis_link *l = user;
+
+    (void)error;
+    (void)detail;
+    redis_sentinel_close(TAKE(l->sentinel));
+}
+
+static void on_role_again(void *user, int err, const struct redisReply *r)
+{
+    struct redis_link *l = user;
+
+    if (err == 0 && redis_reply_count(r) && !role_is_master(r))
+        link_break(l, ERR_REDIS_READONLY, "%s:%d is not a primary", l->host, l->port);
+}
+
+void redis_link_check_primary(struct redis_link *l)
+{
+    static const struct redis_sentinel_events events = {.found = on_found_again,
+                                                        .failed = on_none_found_again};
+
+    if (l->state != LINK_UP)
+        return;
+    /* Without memory nothing is asked: the next check comes soon. */
+    if (!l->subscriber)
+        (void)!redis_link_send(l, on_role_again, l, "ROLE", NULL);
+    if (l->url.primary && !l->sentinel)
+        l->sentinel =
+            redis_sentinel_ask(l->loop, &l->url, ++l->sentinel_first, l->connect_timeout_ms, &events, l);
 }
 
 /* ---- timers and turns ---- */
@@ -678,6 +769,10 @@ struct redis_link *redis_link_new(uv_loop_t *loop, const struct redis_link_conf 
         if (!l->name)
             goto fail;
     }
+    if (!l->url.primary) {
+        snprintf(l->host, sizeof(l->host), "%s", l->url.places[0].host);
+        l->port = l->url.places[0].port;
+    }
     l->loop = loop;
     l->connect_timeout_ms = conf->connect_timeout_ms > 0 ? conf->connect_timeout_ms : CONNECT_TIMEOUT_MS;
     l->silence_ms = conf->silence_ms > 0 ? conf->silence_ms : SILENCE_MS;
@@ -708,9 +803,15 @@ void redis_link_close(struct redis_link *l, void (*closed)(void *user))
         redis_conn_flush(l->conn); /* A last word, such as giving a lease back: tried once. */
     link_move(l, LINK_CLOSING);
     l->closed = closed;
+    redis_sentinel_close(TAKE(l->sentinel));
     redis_conn_close(TAKE(l->conn));
     uv_timer_stop(&l->timer);
     link_wake(l);
+}
+
+bool redis_link_has_sentinels(const struct redis_link *l)
+{
+    return l->url.primary != NULL;
 }
 
 bool redis_link_is_up(const struct redis_link *l)

@@ -1,8 +1,9 @@
-/* redis_link.h - one connection to Redis on the program's loop, that comes back by itself.
+/* redis_link.h - one connection to Redis on the program's loop, that comes back by itself, if need be to
+ * another primary.
  *
- *   DOWN --start--> RESOLVING --> CONNECTING --> GREETING (AUTH, SELECT, CLIENT SETNAME) --> UP
- *    ^                                                                                         |
- *    '------------- backoff with full jitter, 100 ms .. 10 s <--- error, silence, EOF ---------'
+ *   DOWN --start--> RESOLVING --> CONNECTING --> GREETING (AUTH, SELECT, CLIENT SETNAME, ROLE) --> UP
+ *    ^                                                                                               |
+ *    '---------------- backoff with full jitter, 100 ms .. 10 s <--- error, silence, EOF ------------'
  *
  * Only this module knows hiredis; replies are read through the functions below. A silent peer is noticed
  * by a watchdog: a command without an answer for `silence_ms` cuts the link, unless other answers are just
@@ -12,6 +13,12 @@
  * The waits of the backoff are random between 0 and a ceiling that doubles from 100 ms to 10 s and falls back
  * once the link was UP for 10 s. A refusal that only a person can mend (AUTH, ACL, SELECT) is retried after
  * 5 to 10 s; `down` says the error and the wait.
+ *
+ * With redis+sentinel:// every attempt first asks the sentinels, one after the other, for the primary's
+ * address, and is good only if that one says of itself (ROLE) that it is one; the backoff's last ceiling is
+ * then 2 s. A READONLY reply breaks such a link (after the command's callback). With redis:// a replica is
+ * accepted: it can be read and subscribed to, a proxy or a name may lead to the right one the next time, and
+ * READONLY is for the user to act on (redis_link_cut).
  *
  * A command is accepted only while the link is UP, and is answered by exactly one callback, never before
  * redis_link_command has returned. When the link breaks, all outstanding ones are answered with
@@ -44,9 +51,9 @@ struct redis_link_events {
 };
 
 struct redis_link_conf {
-    const char *url;  /* redis://[[user]:password@]host[:port][/db]; checked by redis_url_check. Copied. */
-    const char *name; /* for CLIENT SETNAME, e.g. "event-gateway:feed". Copied. */
-    int connect_timeout_ms; /* 0: 5000; covers resolving, connecting and greeting */
+    const char *url;        /* see redis_url.h; checked by redis_url_check. Copied. */
+    const char *name;       /* for CLIENT SETNAME, e.g. "event-gateway:feed". Copied. */
+    int connect_timeout_ms; /* 0: 5000; covers sentinels, resolving, connecting and greeting */
     int silence_ms;         /* 0: 10000 */
 };
 
@@ -69,6 +76,12 @@ void redis_link_start(struct redis_link *link);
  * that hangs may keep the loop alive longer. */
 void redis_link_close(struct redis_link *link, void (*closed)(void *user));
 bool redis_link_is_up(const struct redis_link *link);
+bool redis_link_has_sentinels(const struct redis_link *link);
+/* Is it still the primary? Asks ROLE, unless the link subscribes, and the next sentinel, if there are any.
+ * When one says no, the link breaks with ERR_REDIS_READONLY; otherwise nobody notices. It costs little, but
+ * not nothing: call it when there is a reason, or every few seconds. Without effect while the link is not UP,
+ * or already asking. */
+void redis_link_check_primary(struct redis_link *link);
 /* Break the connection (or the attempt) now and reconnect after the usual backoff. `down` gets ERR_REDIS_DOWN
  * and `why` (copied). Without effect while the link waits for its next attempt. */
 void redis_link_cut(struct redis_link *link, const char *why);

@@ -1,9 +1,9 @@
 /* redis_url.c - takes the address of a Redis apart.
  *
  * The userinfo ends at the last '@' before the first '/', so that a password with a raw '@' still works;
- * other reserved characters in user and password are percent-encoded (RFC 3986, 2.1). What we cannot serve
- * (TLS, Sentinel, sockets, options behind '?') is refused here, with a sentence for the configuration's
- * error list, and not found out at the first connect. */
+ * other reserved characters in user, password and the primary's name are percent-encoded (RFC 3986, 2.1).
+ * What we cannot serve (TLS, sockets, unknown options behind '?') is refused here, with a sentence for the
+ * configuration's error list, and not found out at the first connect. */
 #include "shared/redis_url.h"
 
 #include "shared/redis_link.h"
@@ -13,38 +13,41 @@
 #include <string.h>
 #include <strings.h>
 
-/* Redis's registered port (IANA service names). */
-enum { REDIS_PORT = 6379 };
-
-/* Longest host name, bytes (RFC 1035, 2.3.4). */
-enum { HOST_MAX = 253 };
+/* Redis's registered port (IANA service names), and the one that sentinels have by default. */
+enum { REDIS_PORT = 6379, SENTINEL_PORT = 26379 };
 
 static const char *const no_memory = "out of memory";
 
-static const char *check_scheme(const char *text)
+static const char plain_scheme[] = "redis://", sentinel_scheme[] = "redis+sentinel://";
+
+static bool begins(const char *text, const char *prefix)
+{
+    return strncasecmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static const char *check_scheme(const char *text, bool *ret_sentinels)
 {
     static const struct {
         const char *prefix, *sentence;
     } refused[] = {
         {"rediss://", "TLS to Redis (rediss://) is not supported"},
-        {"redis+sentinel://", "Redis Sentinel (redis+sentinel://) is not supported yet: give the primary's "
-                              "address as redis://host:port"},
-        {"redis-sentinel://", "Redis Sentinel (redis-sentinel://) is not supported yet: give the primary's "
-                              "address as redis://host:port"},
+        {"rediss+sentinel://", "TLS to Redis (rediss+sentinel://) is not supported"},
+        {"redis-sentinel://", "addresses of Redis Sentinel begin with redis+sentinel://"},
         {"unix:", "a Unix socket is not supported: give an address as redis://host:port"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
-        if (strncasecmp(text, refused[i].prefix, strlen(refused[i].prefix)) == 0)
+        if (begins(text, refused[i].prefix))
             return refused[i].sentence;
     }
-    if (strncasecmp(text, "redis://", 8) != 0)
-        return "the URL does not begin with redis://";
+    *ret_sentinels = begins(text, sentinel_scheme);
+    if (!*ret_sentinels && !begins(text, plain_scheme))
+        return "the URL does not begin with redis:// or redis+sentinel://";
     for (const char *p = text; *p; p++) {
         if ((unsigned char)*p <= ' ' || *p == 0x7f)
             return "the URL holds a space or a control character";
     }
-    if (strpbrk(text, "?#"))
+    if (strchr(text, '#') || (!*ret_sentinels && strchr(text, '?')))
         return "the URL has options behind '?' or '#', which are not supported (in a password write %3F and "
                "%23)";
     return NULL;
@@ -77,9 +80,9 @@ static const char *percent_decode(const char *bytes, size_t len, char **ret_text
         high = len - i > 2 ? hex_digit(bytes[i + 1]) : -1;
         low = len - i > 2 ? hex_digit(bytes[i + 2]) : -1;
         if (high < 0 || low < 0)
-            return "a '%' in user or password is not followed by two hexadecimal digits";
+            return "a '%' is not followed by two hexadecimal digits";
         if (high == 0 && low == 0)
-            return "user or password holds %00";
+            return "the URL holds %00";
         out[n++] = (char)(high * 16 + low);
         i += 2;
     }
@@ -139,7 +142,8 @@ static const char *check_host(const char *host, bool in_brackets)
     return NULL;
 }
 
-static const char *parse_host_and_port(const char *bytes, size_t len, struct redis_url *u)
+/* host[:port]; p->port is set to the default already. */
+static const char *parse_place(const char *bytes, size_t len, struct redis_place *p)
 {
     bool in_brackets = len && bytes[0] == '[';
     const char *end = memchr(bytes, in_brackets ? ']' : ':', len);
@@ -154,34 +158,105 @@ static const char *parse_host_and_port(const char *bytes, size_t len, struct red
     host_len = end ? (size_t)(end - bytes) : len;
     if (host_len == 0)
         return "the URL has no host";
-    if (host_len > HOST_MAX)
+    if (host_len > REDIS_HOST_MAX)
         return "the host name is longer than 253 bytes";
-    u->host = strndup(bytes, host_len);
-    if (!u->host)
+    p->host = strndup(bytes, host_len);
+    if (!p->host)
         return no_memory;
     rest = len - host_len - (in_brackets ? 1 : 0);
     if (rest) {
         const char *port = bytes + len - rest;
 
-        u->port = *port == ':' ? parse_number(port + 1, rest - 1, 65535) : -1;
-        if (u->port <= 0)
+        p->port = *port == ':' ? parse_number(port + 1, rest - 1, 65535) : -1;
+        if (p->port <= 0)
             return "the port is not a number from 1 to 65535";
     }
-    return check_host(u->host, in_brackets);
+    return check_host(p->host, in_brackets);
+}
+
+/* One host, or with sentinels several, between commas. */
+static const char *parse_places(const char *bytes, size_t len, bool sentinels, struct redis_url *u)
+{
+    for (;;) {
+        const char *comma = sentinels ? memchr(bytes, ',', len) : NULL;
+        size_t place_len = comma ? (size_t)(comma - bytes) : len;
+        const char *wrong;
+
+        if (u->place_count == REDIS_PLACES_MAX)
+            return "the URL names more than 16 sentinels";
+        u->places[u->place_count].port = sentinels ? SENTINEL_PORT : REDIS_PORT;
+        wrong = parse_place(bytes, place_len, &u->places[u->place_count++]);
+        if (wrong || !comma)
+            return wrong;
+        bytes = comma + 1;
+        len -= place_len + 1;
+    }
+}
+
+static const char *parse_db(const char *bytes, size_t len, struct redis_url *u)
+{
+    u->db = len ? parse_number(bytes, len, 999999999) : 0;
+    return u->db >= 0 ? NULL
+                      : "what follows the '/' is not the number of a database (in a password write %2F)";
+}
+
+/* primary-name[/db] */
+static const char *parse_primary(const char *bytes, size_t len, struct redis_url *u)
+{
+    const char *slash = memchr(bytes, '/', len);
+    size_t name_len = slash ? (size_t)(slash - bytes) : len;
+    const char *wrong;
+
+    if (name_len == 0)
+        return "a redis+sentinel:// URL names the primary behind the sentinels: .../mymaster/0";
+    wrong = percent_decode(bytes, name_len, &u->primary);
+    if (wrong || !slash)
+        return wrong;
+    return parse_db(slash + 1, len - name_len - 1, u);
+}
+
+/* sentinel_password=..[&sentinel_user=..] */
+static const char *parse_options(const char *text, struct redis_url *u)
+{
+    static const char password[] = "sentinel_password=", user[] = "sentinel_user=";
+    const char *wrong;
+
+    while (*text) {
+        size_t len = strcspn(text, "&");
+        bool is_password = strncmp(text, password, strlen(password)) == 0;
+        size_t name_len = is_password ? strlen(password) : strlen(user);
+        char **field = is_password ? &u->sentinel_password : &u->sentinel_user;
+
+        if (!is_password && strncmp(text, user, strlen(user)) != 0)
+            return "behind '?' only sentinel_password and sentinel_user are known (in a password write %3F)";
+        if (*field)
+            return "an option behind '?' comes twice";
+        if (len > name_len) {
+            wrong = percent_decode(text + name_len, len - name_len, field);
+            if (wrong)
+                return wrong;
+        }
+        text += len + (text[len] == '&');
+    }
+    if (u->sentinel_user && !u->sentinel_password)
+        return "sentinel_user stands without sentinel_password";
+    return NULL;
 }
 
 const char *redis_url_parse(const char *text, struct redis_url *ret_url)
 {
-    CLEANUP(redis_url_done) struct redis_url u = {.port = REDIS_PORT};
-    const char *authority, *slash, *at, *wrong;
+    CLEANUP(redis_url_done) struct redis_url u = {0};
+    const char *authority, *slash, *at, *options, *wrong;
+    bool sentinels;
     size_t len;
 
-    wrong = check_scheme(text);
+    wrong = check_scheme(text, &sentinels);
     if (wrong)
         return wrong;
-    authority = text + strlen("redis://");
-    slash = strchr(authority, '/');
-    len = slash ? (size_t)(slash - authority) : strlen(authority);
+    authority = text + strlen(sentinels ? sentinel_scheme : plain_scheme);
+    options = authority + strcspn(authority, "?");
+    slash = memchr(authority, '/', (size_t)(options - authority));
+    len = (size_t)((slash ? slash : options) - authority);
     at = memrchr(authority, '@', len);
     if (at) {
         size_t userinfo_len = (size_t)(at - authority);
@@ -192,26 +267,37 @@ const char *redis_url_parse(const char *text, struct redis_url *ret_url)
         authority = at + 1;
         len -= userinfo_len + 1;
     }
-    wrong = parse_host_and_port(authority, len, &u);
+    wrong = parse_places(authority, len, sentinels, &u);
+    if (!wrong && sentinels)
+        wrong =
+            slash ? parse_primary(slash + 1, (size_t)(options - slash) - 1, &u) : parse_primary("", 0, &u);
+    else if (!wrong && slash)
+        wrong = parse_db(slash + 1, (size_t)(options - slash) - 1, &u);
+    if (!wrong && *options)
+        wrong = parse_options(options + 1, &u);
     if (wrong)
         return wrong;
-    if (slash && slash[1]) {
-        u.db = parse_number(slash + 1, strlen(slash + 1), 999999999);
-        if (u.db < 0)
-            return "what follows the '/' is not the number of a database (in a password write %2F)";
-    }
     *ret_url = u;
     u = (struct redis_url){0};
     return NULL;
 }
 
+static void wipe(char *password)
+{
+    if (password)
+        explicit_bzero(password, strlen(password));
+    free(password);
+}
+
 void redis_url_done(struct redis_url *u)
 {
-    if (u->password)
-        explicit_bzero(u->password, strlen(u->password));
-    free(u->host);
+    for (size_t i = 0; i < u->place_count; i++)
+        free(u->places[i].host);
+    free(u->primary);
     free(u->user);
-    free(u->password);
+    free(u->sentinel_user);
+    wipe(u->password);
+    wipe(u->sentinel_password);
     *u = (struct redis_url){0};
 }
 

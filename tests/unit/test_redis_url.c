@@ -8,6 +8,7 @@
 #include "shared/redis_link.h"
 #include "shared/redis_url.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void well_formed_urls_are_taken_apart(void **state)
@@ -41,14 +42,62 @@ static void well_formed_urls_are_taken_apart(void **state)
 
         if (wrong)
             fail_msg("%s: %s", rows[i].text, wrong);
-        assert_string_equal(u.host, rows[i].host);
-        assert_int_equal(u.port, rows[i].port);
+        assert_int_equal(u.place_count, 1);
+        assert_string_equal(u.places[0].host, rows[i].host);
+        assert_int_equal(u.places[0].port, rows[i].port);
+        assert_null(u.primary);
         assert_int_equal(u.db, rows[i].db);
         assert_string_equal(u.user ? u.user : "(none)", rows[i].user ? rows[i].user : "(none)");
         assert_string_equal(u.password ? u.password : "(none)",
                             rows[i].password ? rows[i].password : "(none)");
         redis_url_done(&u);
         assert_null(redis_url_check(rows[i].text));
+    }
+}
+
+static const char *or_none(const char *text)
+{
+    return text ? text : "(none)";
+}
+
+static void well_formed_sentinel_urls_are_taken_apart(void **state)
+{
+    static const struct {
+        const char *text, *places, *primary, *user, *password;
+        int db;
+        const char *sentinel_user, *sentinel_password;
+    } rows[] = {
+        {"redis+sentinel://a/main", "a:26379 ", "main", NULL, NULL, 0, NULL, NULL},
+        {"redis+sentinel://a/main/", "a:26379 ", "main", NULL, NULL, 0, NULL, NULL},
+        {"Redis+Sentinel://a:1,b,[::1]:3/main/7", "a:1 b:26379 ::1:3 ", "main", NULL, NULL, 7, NULL, NULL},
+        {"redis+sentinel://:p%40w@a:1/m%2Fain/0", "a:1 ", "m/ain", NULL, "p@w", 0, NULL, NULL},
+        {"redis+sentinel://u:p@q@a,b/main/1?sentinel_password=s%26%3D/@?x", "a:26379 b:26379 ", "main", "u",
+         "p@q", 1, NULL, "s&=/@?x"},
+        {"redis+sentinel://a/main?sentinel_user=us&sentinel_password=pw", "a:26379 ", "main", NULL, NULL, 0,
+         "us", "pw"},
+        {"redis+sentinel://a/main/2?", "a:26379 ", "main", NULL, NULL, 2, NULL, NULL},
+        {"redis+sentinel://a/main/2?sentinel_password=", "a:26379 ", "main", NULL, NULL, 2, NULL, NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct redis_url u = {0};
+        char places[200] = "";
+        const char *wrong = redis_url_parse(rows[i].text, &u);
+
+        if (wrong)
+            fail_msg("%s: %s", rows[i].text, wrong);
+        for (size_t n = 0; n < u.place_count; n++)
+            snprintf(places + strlen(places), sizeof(places) - strlen(places), "%s:%d ", u.places[n].host,
+                     u.places[n].port);
+        assert_string_equal(places, rows[i].places);
+        assert_string_equal(u.primary, rows[i].primary);
+        assert_int_equal(u.db, rows[i].db);
+        assert_string_equal(or_none(u.user), or_none(rows[i].user));
+        assert_string_equal(or_none(u.password), or_none(rows[i].password));
+        assert_string_equal(or_none(u.sentinel_user), or_none(rows[i].sentinel_user));
+        assert_string_equal(or_none(u.sentinel_password), or_none(rows[i].sentinel_password));
+        redis_url_done(&u);
     }
 }
 
@@ -62,9 +111,28 @@ static void malformed_urls_are_refused_with_a_sentence(void **state)
         {"http://localhost", "begin with redis://"},
         {"redis:/localhost", "begin with redis://"},
         {"rediss://localhost", "TLS"},
-        {"redis+sentinel://a:26379,b:26379/main", "Sentinel"},
-        {"REDIS+SENTINEL://a", "Sentinel"},
-        {"redis-sentinel://a", "Sentinel"},
+        {"redis-sentinel://a/main", "redis+sentinel://"},
+        {"rediss+sentinel://a/main", "TLS"},
+        {"REDIS+SENTINEL://a", "names the primary"},
+        {"redis+sentinel://a,b/", "names the primary"},
+        {"redis+sentinel://a//0", "names the primary"},
+        {"redis+sentinel:///main", "no host"},
+        {"redis+sentinel://a,/main", "no host"},
+        {"redis+sentinel://,a/main", "no host"},
+        {"redis+sentinel://a:0/main", "port"},
+        {"redis+sentinel://a:1;b:2/main", "port"},
+        {"redis+sentinel://a/main/x", "database"},
+        {"redis+sentinel://a/main/0/1", "database"},
+        {"redis+sentinel://a/ma%/0", "hexadecimal"},
+        {"redis+sentinel://pw@a/main", "without a password"},
+        {"redis+sentinel://a/main#1", "options"},
+        {"redis+sentinel://a/main?db=1", "only sentinel_password"},
+        {"redis+sentinel://a/main?sentinel_password", "only sentinel_password"},
+        {"redis+sentinel://a/main?sentinel_password=%0", "hexadecimal"},
+        {"redis+sentinel://a/main?sentinel_password=1&sentinel_password=2", "twice"},
+        {"redis+sentinel://a/main?sentinel_user=1", "without sentinel_password"},
+        {"redis+sentinel://1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17/main", "more than 16"},
+        {"redis://h?sentinel_password=1", "options"},
         {"unix:/run/redis.sock", "Unix socket"},
         {"redis://", "no host"},
         {"redis:///0", "no host"},
@@ -197,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(well_formed_urls_are_taken_apart),
+        cmocka_unit_test(well_formed_sentinel_urls_are_taken_apart),
         cmocka_unit_test(malformed_urls_are_refused_with_a_sentence),
         cmocka_unit_test(error_texts_have_their_codes),
         cmocka_unit_test(no_reply_reads_as_nil),
