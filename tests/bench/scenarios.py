@@ -89,7 +89,7 @@ def figures(contestant, report):
         "frame_bytes": publish["frame_bytes"],
         **{f"cpu_us_per_event.{name}": s["cpu_s"] * 1e6 / publish["events"] for name, s in publish["servers"].items()},
         # Somebody else had the server's core while the server had work to do.
-        "wait_share": publish["servers"][contestant.server]["wait_s"] / publish["watched_s"],
+        "wait_share": min(1, publish["servers"][contestant.server]["wait_s"] / publish["watched_s"]),
     }
 
 
