@@ -87,13 +87,17 @@ def noise(result):
     return (shares[len(shares) // 2], shares[-1]) if shares else (0, 0)
 
 
+def is_disturbed(result):
+    return noise(result)[0] > 0.02 or noise(result)[1] > 0.1
+
+
 def table(result):
     median, worst = noise(result)
     blocks = [[f"{result['processor']}, {result['cores']} cores, Linux {result['kernel']}; commit {result['commit']}; "
                f"{result['when']}{', --quick' if result['quick'] else ''}; medians of {result['rounds']} alternating rounds; "
                "deliveries per CPU-second of the server.",
                f"Something else had the server's core while the server had work to do: {median:.1%} of the time in the median "
-               f"measurement, {worst:.0%} in the worst. {DISTURBED if worst > 0.1 else ''}".rstrip()],
+               f"measurement, {worst:.0%} in the worst. {DISTURBED if is_disturbed(result) else ''}".rstrip()],
               comparison(result, "fan-out", "floor"), comparison(result, "bursts", "floor-coalesced"),
               comparison(result, "selective", "floor"), rates(result), sessions(result), ingest(result)]
     absent = result.get("absent") or {}
@@ -111,7 +115,7 @@ def plot(result, output):
     series = {name: sorted(points) for name, points in series.items()}
     if not series or not shutil.which("gnuplot"):
         return False
-    data = "\n\n".join("\n".join(f"{x} {y}" for x, y in points) for points in series.values())
+    data = "\n\n\n".join("\n".join(f"{x} {y}" for x, y in points) for points in series.values())
     (output / "latency.dat").write_text(data + "\n")
     curves = ", ".join(f'"{output}/latency.dat" index {i} with linespoints title "{result["titles"][name]}"'
                        for i, name in enumerate(series))
@@ -126,6 +130,24 @@ plot {curves}
 """
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
     return True
+
+
+BEGIN, END = "<!-- table: tests/bench/run --docs -->", "<!-- end of table -->"
+
+
+def write_docs(result, output, docs):
+    """Put the table and the plot where docs/performance.md shows them."""
+    page = docs / "performance.md"
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no place for the table")
+    picture = ""
+    if (output / "latency.svg").exists():
+        shutil.copy(output / "latency.svg", docs / "latency.svg")
+        picture = "\n![Latency against rate](latency.svg)\n"
+    page.write_text(f"{before}{BEGIN}\n\n{table(result)}{picture}\n{END}{after}")
+    print(f"{page} has the new table")
 
 
 def write(result, output):
