@@ -2,6 +2,8 @@
 import json
 from collections import Counter
 
+import pytest
+
 from support.flood import Flood
 from support.swarm import Swarm
 from support.topics import matches
@@ -12,17 +14,17 @@ SESSIONS = 200
 
 def patterns_of(number, keys):
     """The bindings of session `number`: exact, wildcard, overlapping, doubled ones; a few have all events.
-    Together they ask for some 1.6 million deliveries."""
+    Together they ask for about a million deliveries."""
     project, task = number % 10, number % 5
     exact = keys[number % len(keys)]
     few = [[exact],                                      # one key
            [exact, keys[(number * 7 + 3) % len(keys)]],  # two keys
            [f"p{project}.t{task}.*"],                    # a wildcard at the end
-           [f"p{project}.*.x", exact],                   # a wildcard in the middle, and maybe the same event again
+           [f"p{project}.*.x", exact],                   # a wildcard in the middle, and the same event again
            [f"p{project}.#.t{task}.#.x", exact, exact],  # several "#", and the same binding twice
            [f"p{project}.#.x", f"p{project}.t{task}.#"],  # two that overlap
            ["nobody.#", "p1", "p1.*", "#.q"],            # nothing
-           [f"*.t{task}.x"]]
+           [f"*.t{task}.x"] if number % 16 == 7 else [f"p{project}.*.*", "*.*.y"]]
     if number in (0, 77):
         return ["#"]
     if number == 133:
@@ -30,6 +32,8 @@ def patterns_of(number, keys):
     return few[number % len(few)]
 
 
+# Up to a minute on two cores, three when they are shared.
+@pytest.mark.timeout(300)
 def test_each_session_gets_exactly_its_events_in_order(fleet, token):
     f = fleet(gateway={"session_queue_max_bytes": 256 << 20, "ping_interval_s": 0}, log={"level": "info"})
     keys = [f"p{p}.t{t}.x" for p in range(10) for t in range(5)]
@@ -57,8 +61,8 @@ def test_each_session_gets_exactly_its_events_in_order(fleet, token):
                       if (c := sum(matches(p, key) for p in patterns_of(s.number, keys)))}
             published = Counter(flood.key_of(n) for n in range(EVENTS))
             expected_total = sum(c * published[key] for (_, key), c in copies.items())
-            assert 800_000 < expected_total < 2_000_000  # the test is as large as it says
-            swarm.pump(lambda: swarm.received >= expected_total, 110, f"{expected_total} events")
+            assert 700_000 < expected_total < 2_000_000  # the test is as large as it says
+            swarm.pump(lambda: swarm.received >= expected_total, 240, f"{expected_total} events")
             flood.wait()
 
         # A fence: had there been more copies than there should be, they would be in front of it.
