@@ -247,7 +247,7 @@ const char *redis_url_parse(const char *text, struct redis_url *ret_url)
 {
     CLEANUP(redis_url_done) struct redis_url u = {0};
     const char *authority, *slash, *at, *options, *wrong;
-    bool sentinels;
+    bool sentinels = false;
     size_t len;
 
     wrong = check_scheme(text, &sentinels);
